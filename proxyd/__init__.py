@@ -1,0 +1,3 @@
+"""proxyd: a recording session proxy for privileged access."""
+
+__version__ = "0.1.0.dev0"
