@@ -1,0 +1,1 @@
+"""The recording: tape, segments, store, catalog, ledger, replay."""
