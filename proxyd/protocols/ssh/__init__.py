@@ -1,0 +1,1 @@
+"""SSH: asyncssh on both sides, channel requests relayed raw."""

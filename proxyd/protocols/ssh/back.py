@@ -1,0 +1,250 @@
+"""The link to the target: dialled, its host key pinned, logged in with a credential the user never sees.
+
+Rule 1: no pin, no login: an unknown or changed host key is refused before any credential is sent.
+Rule 2: what the target says about a failed login never reaches the user; one sentence of ours does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+from typing import TYPE_CHECKING, Any
+
+import asyncssh
+import trio
+from asyncssh.connection import SSHClientConnection, SSHClientConnectionOptions
+from asyncssh.misc import (
+    ConnectionLost,
+    DisconnectError,
+    HostKeyNotVerifiable,
+    KeyExchangeFailed,
+    PermissionDenied,
+)
+
+from proxyd import target as targets
+from proxyd import vault
+from proxyd.errors import TargetError, TargetLoginFailed, TargetUnreachable
+from proxyd.host import loop, on_host
+from proxyd.protocols.ssh.channel import RelayChannel
+from proxyd.protocols.ssh.relay import global_request
+from proxyd.protocols.ssh.transport import TARGET_CIPHERS, Hardened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from asyncssh.packet import SSHPacket
+
+    from proxyd.config import Account, SshListen
+    from proxyd.protocols.ssh.relay import Relay
+    from proxyd.session import Session
+
+MAX_BANNER = 4096
+"""Characters of a target's banner that are passed on; longer ones are a nuisance or an attack."""
+
+
+class BackConnection(Hardened, SSHClientConnection):
+    """asyncssh's client connection, relaying what the target opens and asks."""
+
+    relay: Relay | None = None
+    shown_key = ""
+
+    def validate_server_host_key(self, key_data: bytes) -> Any:
+        """Check the target's host key against the pins; remembers its fingerprint for the finding."""
+        try:
+            self.shown_key = asyncssh.import_public_key(_as_line(key_data)).get_fingerprint()
+        except (asyncssh.KeyImportError, ValueError):
+            self.shown_key = "unreadable"
+        return super().validate_server_host_key(key_data)
+
+    def _process_channel_open(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
+        """Relay a channel the target opens: a remote forward, the agent, X11."""
+        kind = packet.get_string().decode("ascii", "replace")
+        channel, window, size = packet.get_uint32(), packet.get_uint32(), packet.get_uint32()
+        relay = self.relay
+        if relay is None or not relay.front.is_live():
+            self.send_channel_open_failure(channel, asyncssh.OPEN_CONNECT_FAILED, "Nobody is there", "")
+            return
+        far = RelayChannel(self, relay.new_line(kind), near=False)
+        opening: Any = relay.join(far, kind, packet.get_remaining_payload())
+        far.process_open(channel, window, max(size, 1), opening)
+
+    def _process_global_request(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
+        """Answer the target's keepalives; its other requests (host key rotation) are for clients that keep keys."""
+        name, wants_reply, _ = global_request(packet)
+        if wants_reply:
+            if name == "keepalive@openssh.com":
+                self.send_packet(asyncssh.constants.MSG_REQUEST_SUCCESS)
+            else:
+                self.send_packet(asyncssh.constants.MSG_REQUEST_FAILURE)
+
+    async def confirmed(self, within_s: float) -> bool:
+        """Wait until the target has read everything sent so far, or `within_s` is over; from trio."""
+
+        async def ask() -> bool:
+            async with asyncio.timeout(within_s):
+                await self._make_global_request(b"keepalive@openssh.com")
+            return not self.is_closed()
+
+        try:
+            return await on_host(ask())
+        except TimeoutError:
+            return False
+
+    _packet_handlers = {  # noqa: RUF012 - asyncssh's class attribute
+        **SSHClientConnection._packet_handlers,
+        asyncssh.constants.MSG_CHANNEL_OPEN: _process_channel_open,
+        asyncssh.constants.MSG_GLOBAL_REQUEST: _process_global_request,
+    }
+
+
+class BackOwner(asyncssh.SSHClient):
+    """asyncssh's callbacks for the link to the target."""
+
+    def __init__(self, banner: Callable[[str], None]) -> None:
+        self._banner = banner
+        self.connection: BackConnection | None = None
+
+    def connection_made(self, conn: Any) -> None:
+        """Remember the connection."""
+        self.connection = conn
+
+    def auth_banner_received(self, msg: str, lang: str) -> None:  # noqa: ARG002 - asyncssh's signature
+        """Pass the target's banner on while the user still waits for the login."""
+        self._banner(msg[:MAX_BANNER])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the relay that the target has gone."""
+        relay = self.connection.relay if self.connection else None
+        if relay is not None:
+            said = isinstance(exc, DisconnectError) and not isinstance(exc, ConnectionLost)
+            relay.target_gone(f"{relay.session.target} closed the connection: {_clean(exc)}" if said else "")
+
+
+async def connect(session: Session, listen: SshListen, banner: Callable[[str], None]) -> BackConnection:
+    """Dial the session's target and log in; waits at most the target's connect_seconds plus login_seconds.
+
+    Raises TargetUnreachable, TargetLoginFailed, TargetError, each with one sentence for the user.
+    """
+    target = session.permit.target
+    keys = await trio.to_thread.run_sync(targets.HostKeys, target)
+    credential = await _credential(target.accounts[session.login])
+    sock = await targets.dial(target)
+    options = await on_host(
+        SSHClientConnectionOptions.construct(
+            config=None,
+            client_factory=lambda: BackOwner(banner),
+            host=target.host,
+            port=target.port,
+            username=session.login,
+            known_hosts=keys.known_hosts,
+            agent_path=None,
+            encryption_algs=TARGET_CIPHERS,
+            compression_algs=["none"],
+            rekey_bytes=listen.rekey_bytes,
+            rekey_seconds=listen.rekey_seconds,
+            keepalive_interval=listen.keepalive_seconds,
+            login_timeout=0,
+            gss_auth=False,
+            gss_kex=False,
+            preferred_auth="publickey,password,keyboard-interactive",
+            **credential,
+        )
+    )
+    options.waiter = loop().create_future()
+    connection = BackConnection(loop(), options, wait="auth")
+    try:
+        with trio.fail_after(target.login_seconds):
+            await on_host(_handshake(connection, options, sock))
+    except trio.TooSlowError:
+        connection.abort()
+        raise TargetUnreachable(
+            f"{target.name} accepted the connection but did not finish the login within {target.login_seconds:g} s."
+        ) from None
+    except HostKeyNotVerifiable:
+        raise _refused_key(session, connection) from None
+    except PermissionDenied:
+        raise TargetLoginFailed(f"{target.name} refused the credential of account {session.login}.") from None
+    except KeyExchangeFailed:
+        session.finding(
+            "no-common-algorithm", "high", f"{target.name} offers no algorithm that is safe to use."
+        )
+        raise TargetError(f"{target.name} offers no SSH algorithm that is safe to use.") from None
+    except (DisconnectError, OSError, asyncssh.Error) as error:
+        raise TargetUnreachable(
+            f"{target.name} broke off the connection before the login was over: {_clean(error)}"
+        ) from None
+    finally:
+        if connection._transport is None and sock.fileno() >= 0:
+            sock.close()
+    for name in connection.weaknesses():
+        session.finding("weak-algorithm", "medium", f"{target.name} negotiated the weak algorithm {name}.")
+    return connection
+
+
+async def _handshake(connection: BackConnection, options: Any, sock: Any) -> None:
+    """Run the handshake and login on the host loop; leaves nothing behind when it fails."""
+    host_loop = asyncio.get_running_loop()
+    done = False
+    try:
+        await host_loop.create_connection(lambda: connection, sock=sock)
+        await options.waiter
+        done = True
+    finally:
+        if not done:
+            connection.abort()
+
+
+async def _credential(account: Account) -> dict[str, Any]:
+    """Fetch what the account logs in with, as asyncssh's options; raises TargetLoginFailed."""
+    options: dict[str, Any] = {
+        "client_keys": None,
+        "password": None,
+        "public_key_auth": False,
+        "password_auth": False,
+    }
+    if account.password is not None:
+        secret = await vault.fetch(account.password)
+        options |= {"password": secret.text().rstrip("\n"), "password_auth": True}
+    if account.key is not None:
+        options |= {"client_keys": [await _key(account)], "public_key_auth": True}
+    options["kbdint_auth"] = options["password_auth"]
+    return options
+
+
+async def _key(account: Account) -> Any:
+    assert account.key is not None  # noqa: S101 - the caller has looked
+    passphrase = await vault.fetch(account.passphrase) if account.passphrase else None
+    text = (await vault.fetch(account.key)).text()
+    try:
+        key = asyncssh.import_private_key(text, passphrase.text().rstrip("\n") if passphrase else None)
+        if account.certificate is None:
+            return key
+        return key, asyncssh.import_certificate((await vault.fetch(account.certificate)).text())
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, ValueError):
+        raise TargetLoginFailed(
+            "The private key of the account can't be read; an administrator must mend it."
+        ) from None
+
+
+def _refused_key(session: Session, connection: BackConnection) -> TargetError:
+    """Record the finding (M11) and give the sentence for the user."""
+    target = session.permit.target
+    if target.host_keys or target.known_hosts or target.host_ca:
+        text = f"The host key of {target.name} is not the pinned one; it shows {connection.shown_key}."
+        session.finding("host-key-changed", "critical", text)
+    else:
+        text = f"The host key of {target.name} is not known; it shows {connection.shown_key}."
+        session.finding("host-key-unknown", "high", text)
+    return TargetError(text + " An administrator must check and pin it.")
+
+
+def _as_line(key_data: bytes) -> bytes:
+    """Give wire-format key data as a public key line."""
+    length = int.from_bytes(key_data[:4], "big")
+    return key_data[4 : 4 + length] + b" " + binascii.b2a_base64(key_data, newline=False)
+
+
+def _clean(error: object) -> str:
+    """Give what went wrong in printable characters, bounded."""
+    text = "".join(c if c.isprintable() else " " for c in str(error))
+    return text[:200] or "no reason given"

@@ -1,0 +1,351 @@
+"""One channel through the proxy, from the client to the target: its two halves, and how it is recorded.
+
+Rule 1: client input passes the gate, goes on the tape, and only then to the target; target output goes on the tape,
+        and only then to the client.
+Rule 2: a terminal or a command is recorded byte for byte; a file transfer as events; a forward as its ends and sizes.
+Rule 3: a transfer or a forward that lost bytes at a closed gate is closed when the gate opens: half a stream is a lie.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from asyncssh.constants import EXTENDED_DATA_STDERR
+
+from proxyd.gate import REVOKED
+from proxyd.protocols.ssh import transfers
+from proxyd.protocols.ssh.channel import RelayChannel, settled
+from proxyd.protocols.ssh.wire import (
+    WireError,
+    describe_open,
+    describe_request,
+    pty_request,
+    window_change,
+)
+from proxyd.recorder.record import Kind
+
+if TYPE_CHECKING:
+    from proxyd.protocols.ssh.relay import Relay
+
+SNIFF_BYTES = 16
+"""Bytes of each direction of a forward that are looked at: an SSH banner shows in 4, a TLS hello in 6."""
+
+REFUSED_BY_GATE = frozenset({"shell", "exec", "subsystem", "signal", "break", "env", "x11-req"})
+"""Requests that act on the target; a window size does not, and a blocked user may still resize."""
+
+_STARTERS = {"shell": "shell", "exec": "exec", "subsystem": "exec"}
+_NEEDS = {"x11-req": "x11", "auth-agent-req@openssh.com": "agent"}
+_KEEPALIVE = "keepalive@openssh.com"
+_LOST_CODE = 255  # what ssh itself exits with when the connection failed
+
+
+class Line:
+    """A channel of a session, `number` on its tape."""
+
+    def __init__(self, relay: Relay, number: int, kind: str) -> None:
+        self.relay = relay
+        self.number = number
+        self.kind = kind
+        self.tape = relay.session.tape
+        self.gate = relay.session.gate
+        self.near: RelayChannel
+        self.far: RelayChannel | None = None
+        self.pty = False
+        self.passed_bytes = 0
+        self.output_bytes = 0
+        self._cut = False
+        self._eof_held = False
+        self._closed = 0
+        self._watch: transfers.Watch | None = None
+        self._sniffed = {True: b"", False: b""}
+        self._record_input = self._terminal_input
+        self._record_output = self._terminal_output
+        if kind != "session":
+            self._record_input = self._forward_input
+            self._record_output = self._forward_output
+
+    @property
+    def interactive(self) -> bool:
+        """Tell whether input thrown away leaves the rest of it meaningful (rule 3)."""
+        return self.kind == "session" and self._watch is None
+
+    def open_record(self, body: bytes) -> None:
+        """Put the opening on the tape."""
+        self.tape.add(
+            Kind.CHANNEL,
+            {"event": "open", "type": self.kind, **_described(describe_open, self.kind, body)},
+            self.number,
+        )
+
+    # ------------------------------------------------------------------ data, rule 1
+
+    def from_client(self, data: bytes, datatype: int | None) -> None:  # noqa: ARG002 - clients send no extended data
+        """Gate, record and forward what the client sent."""
+        if self.gate.closed:
+            self._refuse(data)
+            return
+        self._record_input(data)
+        self.passed_bytes += len(data)
+        if self.far is not None:
+            self.far.write(data)
+
+    def from_target(self, data: bytes, datatype: int | None) -> None:
+        """Record and forward what the target sent."""
+        self._record_output(data, datatype)
+        self.output_bytes += len(data)
+        self.near.write(data, datatype)
+
+    def _refuse(self, data: bytes) -> None:
+        self.gate.refused_bytes += len(data)
+        if self.interactive:
+            self.tape.add(Kind.REFUSED, data, self.number)
+        else:
+            self._cut = True
+            self.tape.add(Kind.OMITTED, {"why": "refused", "input": len(data), "output": 0}, self.number)
+
+    # ------------------------------------------------------------------ how it is recorded, rule 2
+
+    def _terminal_input(self, data: bytes) -> None:
+        self.tape.add(Kind.INPUT, data, self.number)
+
+    def _terminal_output(self, data: bytes, datatype: int | None) -> None:
+        self.tape.add(
+            Kind.ERROR_OUTPUT if datatype == EXTENDED_DATA_STDERR else Kind.OUTPUT, data, self.number
+        )
+
+    def _transfer_input(self, data: bytes) -> None:
+        watch = self._watch
+        if watch is None or watch.broken:
+            self._record_input = self._terminal_input
+            self._terminal_input(data)
+            return
+        watch.from_client(data)
+
+    def _transfer_output(self, data: bytes, datatype: int | None) -> None:
+        watch = self._watch
+        if datatype == EXTENDED_DATA_STDERR:
+            self.tape.add(Kind.ERROR_OUTPUT, data, self.number)
+        elif watch is None or watch.broken:
+            self._record_output = self._terminal_output
+            self._terminal_output(data, datatype)
+        else:
+            watch.from_target(data)
+
+    def _forward_input(self, data: bytes) -> None:
+        self._sniff(data, from_client=True)
+
+    def _forward_output(self, data: bytes, datatype: int | None) -> None:  # noqa: ARG002 - one signature for both kinds
+        self._sniff(data, from_client=False)
+
+    def _sniff(self, data: bytes, *, from_client: bool) -> None:
+        seen = self._sniffed[from_client]
+        if len(seen) >= SNIFF_BYTES:
+            return
+        self._sniffed[from_client] = seen = seen + data[: SNIFF_BYTES - len(seen)]
+        if transfers.sniff(seen) == "ssh" and not self.relay.ssh_in_forward:
+            self.relay.ssh_in_forward = True
+            self.relay.session.finding(
+                "ssh-in-forward", "high", f"An SSH connection runs inside a {self.kind} channel, unrecorded."
+            )
+
+    def emit(self, event: transfers.Event) -> None:
+        """Put a transfer, or what is wrong with one, on the tape."""
+        if isinstance(event, transfers.Transfer):
+            self.tape.add(Kind.TRANSFER, event.as_map(), self.number)
+        else:
+            self.relay.session.finding(event.code, event.severity, event.text)
+
+    # ------------------------------------------------------------------ requests
+
+    def request(self, half: RelayChannel, name: str, body: bytes, wants_reply: bool) -> asyncio.Future[bool]:  # noqa: FBT001
+        """Judge, record and relay a channel request; the future holds the other side's answer."""
+        loop = half._loop
+        if name == _KEEPALIVE:
+            return settled(loop, granted=False)
+        if half.near and (refusal := self._refusal(name, body)):
+            self.tape.add(
+                Kind.REQUEST,
+                {"name": name, "side": "client", "refused": refusal, **_request(name, body)},
+                self.number,
+            )
+            self.gate.refused_requests += self.gate.closed
+            self.tell(refusal)
+            return settled(loop, granted=False)
+        self._note_request(half, name, body)
+        other = half.other
+        if other is None:
+            return settled(loop, granted=False)
+        return other.ask(name, body, wants_reply=wants_reply)
+
+    def _refusal(self, name: str, body: bytes) -> str:
+        """Give the sentence a client's request is refused with; empty when it may pass."""
+        if self.gate.closed and name in REFUSED_BY_GATE:
+            return REVOKED
+        needed = _STARTERS.get(name) or _NEEDS.get(name)
+        if name == "subsystem" and _request(name, body).get("subsystem") == "sftp":
+            needed = "sftp"
+        if needed == "exec" and "exec" not in self.relay.channels and "sftp" in self.relay.channels:
+            needed = self._needed_by_command(name, body)
+        if needed and needed not in self.relay.channels:
+            allowed = ", ".join(sorted(self.relay.channels)) or "nothing"
+            return f"Your grant on {self.relay.session.target} allows {allowed}, but not {needed}."
+        return ""
+
+    def _needed_by_command(self, name: str, body: bytes) -> str:
+        """Tell what an exec needs: file transfers by scp or rsync come with `sftp`."""
+        command = _request(name, body).get("command", b"")
+        if name == "exec" and isinstance(command, bytes):
+            classified = transfers.classify("exec", command, self.emit)
+            if classified.watch is not None:
+                return "sftp"
+        return "exec"
+
+    def _note_request(self, half: RelayChannel, name: str, body: bytes) -> None:
+        fields = _request(name, body)
+        side = "client" if half.near else "target"
+        if name == "window-change":
+            self.relay.resized(self, *_size(window_change, body))
+            return
+        if name == "exit-status" and "status" in fields:
+            self.tape.add(Kind.EXIT, fields, self.number)
+            return
+        if name == "exit-signal" and "signal" in fields:
+            self.tape.add(Kind.EXIT, {"signal": fields["signal"]}, self.number)
+            return
+        self.tape.add(Kind.REQUEST, {"name": name, "side": side, **fields}, self.number)
+        if not half.near:
+            return
+        if name == "pty-req":
+            self._note_pty(body)
+        elif name in ("exec", "subsystem"):
+            self._watch_transfer(name, fields)
+
+    def _note_pty(self, body: bytes) -> None:
+        try:
+            pty = pty_request(body)
+        except WireError:
+            return
+        self.pty = True
+        self.relay.resized(self, pty.columns, pty.rows)
+
+    def _watch_transfer(self, name: str, fields: dict[str, Any]) -> None:
+        """Turn a file transfer's bytes into events, unless the target wants bodies recorded."""
+        command = fields.get("command", b"") if name == "exec" else str(fields.get("subsystem", "")).encode()
+        classified = transfers.classify("exec" if name == "exec" else "subsystem", command, self.emit)
+        if classified.finding is not None:
+            self.emit(classified.finding)
+        if classified.watch is None:
+            return
+        self._watch = classified.watch
+        if self.relay.session.permit.target.file_bodies:
+            self._record_input, self._record_output = self._both_input, self._both_output
+        else:
+            self._record_input, self._record_output = self._transfer_input, self._transfer_output
+
+    def _both_input(self, data: bytes) -> None:
+        self._terminal_input(data)
+        if self._watch is not None and not self._watch.broken:
+            self._watch.from_client(data)
+
+    def _both_output(self, data: bytes, datatype: int | None) -> None:
+        self._terminal_output(data, datatype)
+        if self._watch is not None and not self._watch.broken and datatype is None:
+            self._watch.from_target(data)
+
+    # ------------------------------------------------------------------ start and end
+
+    def started(self) -> None:
+        """Let both halves flow: the target has accepted the shell, command or subsystem."""
+        self.near.begin()
+        if self.far is not None:
+            self.far.begin()
+
+    def eof(self, half: RelayChannel) -> None:
+        """Pass on the end of one direction; a client's waits at a closed gate."""
+        if half.near and self.gate.closed:
+            self._eof_held = True
+            return
+        if half.other is not None:
+            half.other.write_eof()
+
+    def gate_opened(self) -> None:
+        """Go on, or close what can't (rule 3)."""
+        if self._cut:
+            self.tell("The transfer was cut by the block")
+            self.close()
+        elif self._eof_held and self.far is not None:
+            self._eof_held = False
+            self.far.write_eof()
+
+    def half_closed(self, half: RelayChannel) -> None:
+        """Close the other half once it is flushed; the second time, end the line."""
+        self._closed += 1
+        other = half.other
+        if self._closed == 1 and other is not None:
+            other.close()
+            return
+        self._end()
+
+    def _end(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            omitted = {
+                "why": "file body",
+                "input": self._watch.omitted_input,
+                "output": self._watch.omitted_output,
+            }
+            if omitted["input"] or omitted["output"]:
+                self.tape.add(Kind.OMITTED, omitted, self.number)
+        self.tape.add(
+            Kind.CHANNEL,
+            {"event": "close", "type": self.kind, "input": self.passed_bytes, "output": self.output_bytes},
+            self.number,
+        )
+        self.relay.line_ended(self)
+
+    def close(self) -> None:
+        """Close both halves, flushed."""
+        self.near.close()
+        if self.far is not None:
+            self.far.close()
+
+    # ------------------------------------------------------------------ what proxyd itself says
+
+    def tell(self, text: str) -> None:
+        """Show the user one line on this channel; forwards have nowhere to show it."""
+        if self.kind != "session" or not self.near.is_open():
+            return
+        self.tape.add(Kind.NOTICE, text, self.number)
+        if self.pty:
+            self.near.write(f"\r\n{text}\r\n".encode())
+        else:
+            self.near.write(f"{text}\n".encode(), EXTENDED_DATA_STDERR)
+
+    def part(self, text: str) -> None:
+        """Say goodbye on this channel, ahead of whatever still waits there."""
+        self.near.discard()
+        self.tell(text)
+        if self.kind == "session" and self.near.is_open():
+            self.near.ask("exit-status", _LOST_CODE.to_bytes(4, "big"), wants_reply=False)
+
+
+def _request(name: str, body: bytes) -> dict[str, Any]:
+    return _described(describe_request, name, body)
+
+
+def _described(describe: Any, name: str, body: bytes) -> dict[str, Any]:
+    """Describe for the tape; what can't be parsed is relayed all the same, and said so."""
+    try:
+        fields: dict[str, Any] = describe(name, body)
+    except WireError:
+        return {"malformed": True}
+    return fields
+
+
+def _size(parse: Any, body: bytes) -> tuple[int, int]:
+    try:
+        columns, rows = parse(body)
+    except WireError:
+        return 0, 0
+    return columns, rows

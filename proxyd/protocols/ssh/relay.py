@@ -1,0 +1,242 @@
+"""A live SSH session: every line between the client's connection and the target's, and the session's Conduit.
+
+Rule 1: whatever one side opens, the other is asked for the same, with the same bytes; who may ask for what stands in
+        `NEEDS` and nowhere else.
+Rule 2: `settle` throws away what has not left, then asks the target for a sign that it has all the rest.
+Rule 3: `part` says goodbye both ways: a line in every terminal, and the disconnect text if that never gets through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import trio
+from asyncssh.constants import (
+    DISC_BY_APPLICATION,
+    MSG_REQUEST_SUCCESS,
+    OPEN_ADMINISTRATIVELY_PROHIBITED,
+    OPEN_CONNECT_FAILED,
+    OPEN_RESOURCE_SHORTAGE,
+    OPEN_UNKNOWN_CHANNEL_TYPE,
+)
+from asyncssh.misc import ChannelOpenError
+
+from proxyd.gate import REVOKED, Settled
+from proxyd.protocols.ssh.channel import RelayChannel
+from proxyd.protocols.ssh.line import Line
+from proxyd.protocols.ssh.wire import WireError, describe_global
+from proxyd.recorder.record import Kind
+
+if TYPE_CHECKING:
+    from asyncssh.packet import SSHPacket
+
+    from proxyd.protocols.ssh.back import BackConnection
+    from proxyd.protocols.ssh.front import FrontConnection
+    from proxyd.session import Session
+
+MAX_CHANNELS = 256
+"""Open channels of one connection; a browser behind -D opens some 50, a flood thousands."""
+
+SETTLE_S = 1.0
+"""Seconds a block waits for the target's sign before it reports `settled: false`."""
+
+NEEDS = {
+    "session": "",  # judged request by request
+    "direct-tcpip": "local-forward",
+    "direct-streamlocal@openssh.com": "local-forward",
+    "forwarded-tcpip": "remote-forward",
+    "forwarded-streamlocal@openssh.com": "remote-forward",
+    "auth-agent@openssh.com": "agent",
+    "x11": "x11",
+}
+FROM_CLIENT = frozenset({"session", "direct-tcpip", "direct-streamlocal@openssh.com"})
+FROM_TARGET = frozenset(NEEDS) - FROM_CLIENT
+
+FORWARD_REQUESTS = frozenset(
+    {
+        "tcpip-forward",
+        "cancel-tcpip-forward",
+        "streamlocal-forward@openssh.com",
+        "cancel-streamlocal-forward@openssh.com",
+    }
+)
+
+
+class Relay:
+    """Joins a front and a back connection for one session."""
+
+    def __init__(self, session: Session, front: FrontConnection, back: BackConnection) -> None:
+        self.session = session
+        self.front = front
+        self.back = back
+        self.over = trio.Event()
+        self.ssh_in_forward = False
+        allowed = session.login_record.allowed
+        self.channels = session.permit.channels if allowed is None else session.permit.channels & allowed
+        self._lines: dict[int, Line] = {}
+        self._numbers = 0
+        self._passed_by_ended = 0
+        self._held = False
+        self._answers: deque[asyncio.Future[bytes | None]] = deque()
+
+    # ------------------------------------------------------------------ rule 1: channels
+
+    def new_line(self, kind: str) -> Line:
+        """Start a line with the next number on the tape."""
+        self._numbers += 1
+        line = Line(self, self._numbers, kind)
+        self._lines[line.number] = line
+        return line
+
+    async def join(self, opener: RelayChannel, kind: str, body: bytes) -> RelayChannel:
+        """Open the other half of the line whose first half a peer just opened; asyncssh awaits this.
+
+        Raises ChannelOpenError: refused by policy, or with the other peer's own words.
+        """
+        line = opener.line
+        assert isinstance(line, Line)  # noqa: S101 - a menu has become a line before it joins
+        try:
+            self._judge(kind, near=opener.near)
+            other = RelayChannel(self.back if opener.near else self.front, line, near=not opener.near)
+            self._pair(line, opener, other)
+            line.open_record(body)
+            await other.open_as(kind, body)
+        except ChannelOpenError as error:
+            self._lines.pop(line.number, None)
+            self.session.tape.add(
+                Kind.CHANNEL, {"event": "refused", "type": kind, "reason": error.reason}, line.number
+            )
+            raise
+        except Exception as error:  # a bug here must cost one channel, not the connection
+            self._lines.pop(line.number, None)
+            raise ChannelOpenError(OPEN_CONNECT_FAILED, "The channel could not be opened") from error
+        if opener.get_connection_or_none() is None:
+            other.close()
+        if self._held:
+            line.near.hold(held=True)
+            other.hold(held=True)
+        if kind != "session":
+            front_loop = opener._loop
+            front_loop.call_soon(line.started)
+        return opener
+
+    @staticmethod
+    def _pair(line: Line, opener: RelayChannel, other: RelayChannel) -> None:
+        opener.other, other.other = other, opener
+        line.near, line.far = (opener, other) if opener.near else (other, opener)
+
+    def _judge(self, kind: str, *, near: bool) -> None:
+        if kind not in (FROM_CLIENT if near else FROM_TARGET):
+            raise ChannelOpenError(OPEN_UNKNOWN_CHANNEL_TYPE, "Unknown channel type")
+        if near and self.session.gate.closed:
+            self.session.gate.refused_requests += 1
+            raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, REVOKED)
+        needed = NEEDS[kind]
+        if needed and needed not in self.channels:
+            raise ChannelOpenError(
+                OPEN_ADMINISTRATIVELY_PROHIBITED,
+                f"Your grant on {self.session.target} does not allow {needed}.",
+            )
+        if len(self._lines) > MAX_CHANNELS:
+            raise ChannelOpenError(OPEN_RESOURCE_SHORTAGE, f"More than {MAX_CHANNELS} channels at once")
+
+    def line_ended(self, line: Line) -> None:
+        """Take a line off the list."""
+        self._passed_by_ended += line.passed_bytes
+        self._lines.pop(line.number, None)
+
+    def resized(self, line: Line, columns: int, rows: int) -> None:
+        """Put a terminal's size on the tape."""
+        self.session.tape.add(Kind.RESIZE, [columns, rows], line.number)
+
+    # ------------------------------------------------------------------ global requests
+
+    async def ask_target(self, name: str, body: bytes) -> bytes | None:
+        """Relay a client's global request for a forward; give the target's answer, None when it refused."""
+        fields: dict[str, Any]
+        try:
+            fields = describe_global(name, body)
+        except WireError:
+            return None
+        record = {"name": name, "side": "client", **fields}
+        refused = self._global_refusal(name)
+        if refused:
+            self.session.tape.add(Kind.REQUEST, {**record, "refused": refused})
+            return None
+        self.session.tape.add(Kind.REQUEST, record)
+        pkttype, packet = await self.back._make_global_request(name.encode("ascii"), body)
+        if pkttype != MSG_REQUEST_SUCCESS:
+            return None
+        answer: bytes = packet.get_remaining_payload()
+        return answer
+
+    def _global_refusal(self, name: str) -> str:
+        if self.session.gate.closed and not name.startswith("cancel-"):
+            self.session.gate.refused_requests += 1
+            return REVOKED
+        if "remote-forward" not in self.channels:
+            return f"Your grant on {self.session.target} does not allow remote-forward."
+        return ""
+
+    # ------------------------------------------------------------------ Conduit
+
+    def notify(self, text: str) -> None:
+        """Show `text` in every terminal, and let the lines know when the gate has opened."""
+        for line in list(self._lines.values()):
+            line.tell(text)
+            if not self.session.gate.closed:
+                line.gate_opened()
+
+    async def settle(self) -> Settled:
+        """Throw away input that waits for the target's window; wait for the target's sign about the rest (rule 2)."""
+        discarded = 0
+        for line in self._lines.values():
+            if line.far is not None:
+                discarded += (dropped := line.far.discard())
+                line.passed_bytes -= dropped
+        passed = self._passed_by_ended + sum(line.passed_bytes for line in self._lines.values())
+        confirmed = await self.back.confirmed(SETTLE_S)
+        self.session.tape.add(
+            Kind.CONTROL,
+            {"action": "settled", "by": "", "reason": "", "passed": passed, "discarded": discarded,
+             "confirmed": confirmed},
+        )  # fmt: skip
+        return Settled(passed, discarded, confirmed)
+
+    def hold(self, held: bool) -> None:  # noqa: FBT001 - Conduit's signature
+        """Stop, or resume, reading on every line, both ways."""
+        self._held = held
+        for line in list(self._lines.values()):
+            line.near.hold(held)
+            if line.far is not None:
+                line.far.hold(held)
+
+    def part(self, text: str) -> None:
+        """Say goodbye to the client, and leave the target (rule 3)."""
+        for line in list(self._lines.values()):
+            line.part(text)
+        self.front.say_goodbye(DISC_BY_APPLICATION, text)
+        self.back.abort()
+        self.over.set()
+
+    # ------------------------------------------------------------------ ends from either side
+
+    def client_gone(self) -> None:
+        """End: the client has left."""
+        self.over.set()
+
+    def target_gone(self, reason: str) -> None:
+        """End: the target has closed; what it said last goes out first."""
+        if self.over.is_set():
+            return
+        self.front.say_goodbye(DISC_BY_APPLICATION, reason or f"{self.session.target} closed the connection")
+        self.over.set()
+
+
+def global_request(packet: SSHPacket) -> tuple[str, bool, bytes]:
+    """Parse SSH_MSG_GLOBAL_REQUEST (RFC 4254, 4) to name, want_reply and the rest; raises PacketDecodeError."""
+    name = packet.get_string().decode("ascii", "replace")
+    wants_reply = packet.get_boolean()
+    return name, wants_reply, packet.get_remaining_payload()

@@ -1,0 +1,387 @@
+"""The SSH transport, hardened: what asyncssh 2.24 leaves out for a proxy that strangers reach.
+
+Rule 1: a peer that does not read is not served: the transport's back-pressure stops every channel (stock asyncssh
+        ignores it; a client with a 2 GiB window grew a proxy by 70 MB a second).
+Rule 2: no packet the cipher does not need: stock asyncssh sends an encrypted MSG_IGNORE before each packet, a
+        counter-measure for CBC, which is never offered here.
+Rule 3: a goodbye is sent, then flushed, then bounded: the peer gets the disconnect text if it reads at all, and the
+        socket is gone after a deadline if it does not.
+Rule 4: everything that is not AES-GCM after login takes asyncssh's own path; only that one is rewritten.
+
+The private names of asyncssh used here and in this package are listed in `tests/unit/ssh/test_asyncssh_names.py`,
+which fails when an update moves one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from asyncssh.connection import SSHConnection
+from asyncssh.constants import (
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_FIRST,
+    MSG_CHANNEL_LAST,
+    MSG_DEBUG,
+    MSG_KEX_FIRST,
+    MSG_KEX_LAST,
+    MSG_NEWKEYS,
+    MSG_SERVICE_ACCEPT,
+    MSG_SERVICE_REQUEST,
+    MSG_UNIMPLEMENTED,
+    MSG_USERAUTH_BANNER,
+    MSG_USERAUTH_FIRST,
+    MSG_USERAUTH_LAST,
+)
+from asyncssh.encryption import Encryption, GCMEncryption
+from asyncssh.misc import CompressionError, DisconnectError, MACError, ProtocolError
+from asyncssh.packet import PacketDecodeError, SSHPacket, UInt32
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WRITE_HIGH = 256 * 1024
+"""Bytes queued in one transport before its channels stop: 8 packets of 32 KiB, a millisecond of a fast link."""
+
+GOODBYE_S = 0.8
+"""Seconds a closing transport may take to flush; a drop promises closed within one second."""
+
+GCM_TAG = 16
+_PLAIN_HEADER = 10  # padding length, message type, channel, data length: what precedes CHANNEL_DATA's data
+
+_HELD_UNTIL_KEX = frozenset({MSG_DEBUG, MSG_SERVICE_REQUEST, MSG_SERVICE_ACCEPT})
+
+# What the link to the target offers, best first; chacha20 last, for it costs twice AES-GCM here.
+TARGET_CIPHERS = (
+    "aes128-gcm@openssh.com",
+    "aes256-gcm@openssh.com",
+    "aes128-ctr",
+    "aes192-ctr",
+    "aes256-ctr",
+    "chacha20-poly1305@openssh.com",
+)
+
+
+class CachedGCM(Encryption):
+    """AES-GCM as RFC 5647 uses it in SSH; the AEAD object is made once a key, not once a packet."""
+
+    def __init__(self, key: bytes, iv: bytes) -> None:
+        self._aead = AESGCM(key)
+        self._fixed = iv[:4]
+        self._counter = int.from_bytes(iv[4:], "big")
+
+    def next_iv(self) -> bytes:
+        """Give the nonce of the next packet and advance the invocation counter (RFC 5647, 7.1)."""
+        counter = self._counter
+        self._counter = (counter + 1) & 0xFFFFFFFFFFFFFFFF
+        return self._fixed + counter.to_bytes(8, "big")
+
+    def encrypt_packet(self, seq: int, header: bytes, packet: bytes) -> tuple[bytes, bytes]:  # noqa: ARG002 - asyncssh's signature
+        """Encrypt one packet; the tag is part of the first item."""
+        return header + self._aead.encrypt(self.next_iv(), packet, header), b""
+
+    def decrypt_header(self, seq: int, first_block: bytes, header_len: int) -> tuple[bytes, bytes]:  # noqa: ARG002 - asyncssh's signature
+        """Give the clear length; GCM leaves it unencrypted."""
+        return first_block, first_block[:header_len]
+
+    def decrypt_packet(  # asyncssh's signature
+        self,
+        seq: int,  # noqa: ARG002
+        first: bytes,
+        rest: bytes,
+        header_len: int,
+        mac: bytes,
+    ) -> bytes | None:
+        """Decrypt one packet; None when the tag does not match."""
+        try:
+            return self._aead.decrypt(self.next_iv(), first[header_len:] + rest + mac, first[:header_len])
+        except InvalidTag:
+            return None
+
+
+def cached(encryption: Encryption | None) -> Encryption | None:
+    """Give the same cipher in the same state, with its AEAD object cached where it is AES-GCM."""
+    if type(encryption) is GCMEncryption:
+        cipher = encryption._cipher
+        return CachedGCM(cipher._key, cipher._iv)
+    return encryption
+
+
+class Hardened(SSHConnection):
+    """The mixin both links share; comes before SSHServerConnection or SSHClientConnection in the bases."""
+
+    transport_full = False
+    _heard = False
+    _closing_transport: asyncio.Transport | None = None
+    _goodbye: asyncio.TimerHandle | None = None
+
+    # ------------------------------------------------------------------ rule 1: back-pressure
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Bound the transport's queue, then begin the handshake."""
+        set_limits = getattr(transport, "set_write_buffer_limits", None)
+        if set_limits is not None:
+            set_limits(high=WRITE_HIGH)
+        super().connection_made(transport)
+
+    def pause_writing(self) -> None:
+        """Stop every channel's sending: the peer does not read."""
+        self.transport_full = True
+
+    def resume_writing(self) -> None:
+        """Let every channel send what it holds."""
+        self.transport_full = False
+        for channel in list(self._channels.values()):
+            channel._flush_send_buf()
+            if self.transport_full:
+                break
+
+    # ------------------------------------------------------------------ rule 2: sending
+
+    def send_newkeys(self, k: bytes, h: bytes) -> None:
+        """Finish a key exchange; the new ciphers keep their AEAD objects."""
+        super().send_newkeys(k, h)
+        self._send_encryption = cached(self._send_encryption)
+        self._next_recv_encryption = cached(self._next_recv_encryption)
+
+    def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:  # noqa: ARG002 - asyncssh's signature
+        """Send one packet (RFC 4253, 6), or hold it until the key exchange or the login is over."""
+        if self._auth_complete and self._kex_complete and self._rekey_due():
+            self._send_kexinit()
+            self._kexinit_sent = True
+        if self._must_wait(pkttype):
+            self._deferred_packets.append((pkttype, args))
+            return
+        payload_length = 1 + sum(map(len, args))
+        if self._compressor and (self._auth_complete or not self._compress_after_auth):
+            compressed = self._compressor.compress(b"".join((bytes((pkttype,)), *args)))
+            if compressed is None:
+                raise CompressionError("Compression failed")
+            body: tuple[bytes, ...] = (compressed,)
+            payload_length = len(compressed)
+        else:
+            body = (bytes((pkttype,)), *args)
+        padding = -(self._send_enchdrlen + payload_length) % self._send_blocksize
+        if padding < 4:  # RFC 4253, 6: at least four bytes
+            padding += self._send_blocksize
+        packet = b"".join((bytes((padding,)), *body, os.urandom(padding)))
+        self._send_sealed(pkttype, UInt32(len(packet)), packet)
+
+    def _rekey_due(self) -> bool:
+        if self._rekey_bytes_sent >= self._rekey_bytes:
+            return True
+        return bool(self._rekey_seconds) and time.monotonic() >= self._rekey_time
+
+    def _must_wait(self, pkttype: int) -> bool:
+        if not self._kex_complete and (pkttype in _HELD_UNTIL_KEX or pkttype > MSG_KEX_LAST):
+            return True
+        if pkttype == MSG_USERAUTH_BANNER:
+            return not (self._auth_in_progress or self._auth_complete)
+        return pkttype > MSG_USERAUTH_LAST and not self._auth_complete
+
+    def _send_sealed(self, pkttype: int, header: bytes, packet: bytes) -> None:
+        sequence = self._send_seq
+        if self._send_encryption is None:
+            self._send(header + packet)
+            if sequence == 0xFFFFFFFF:
+                raise ProtocolError("Sequence rollover before kex complete")
+        else:
+            sealed, mac = self._send_encryption.encrypt_packet(sequence, header, packet)
+            self._send(sealed + mac if mac else sealed)
+        if pkttype == MSG_NEWKEYS and self._strict_kex:
+            self._send_seq = 0
+        else:
+            self._send_seq = (sequence + 1) & 0xFFFFFFFF
+        if self._kex_complete:
+            self._rekey_bytes_sent += len(packet)
+
+    # ------------------------------------------------------------------ rule 4: receiving
+
+    def data_received(self, data: bytes, datatype: int | None = None) -> None:  # noqa: ARG002 - asyncssh's signature
+        """Parse what arrived; AES-GCM after login in one pass without re-slicing the buffer."""
+        if not self._transport:
+            return
+        encryption = self._recv_encryption
+        if (
+            type(encryption) is not CachedGCM
+            or not self._auth_complete
+            or self._decompressor
+            or self._recv_handler != self._recv_pkthdr
+        ):
+            super().data_received(data)
+            return
+        if self._inpbuf:
+            data = self._inpbuf + data
+            self._inpbuf = b""
+        self._reset_keepalive_timer()
+        try:
+            done = self._parse(encryption, data)
+        except DisconnectError as exc:
+            self._send_disconnect(exc.code, exc.reason, exc.lang)
+            self._force_close(exc)
+        except Exception:  # noqa: BLE001 - asyncssh's own contract: a bug ends this connection, not the daemon
+            self.internal_error()
+        else:
+            self._keep_rest(encryption, data, done)
+
+    def _keep_rest(self, encryption: CachedGCM, data: bytes, done: int) -> None:
+        """Keep the bytes of an unfinished packet, or hand them to asyncssh's path if the keys changed."""
+        if not self._transport or done >= len(data):
+            return
+        self._inpbuf = data[done:] if done else data
+        if self._recv_encryption is not encryption and self._recv_handler == self._recv_pkthdr:
+            self._recv_data()
+
+    def _parse(self, encryption: CachedGCM, data: bytes) -> int:
+        """Process every whole packet in `data`; give the offset of the first unfinished one.
+
+        Raises DisconnectError (asyncssh's) on anything a peer may not send.
+        """
+        view = memoryview(data)
+        offset, end = 0, len(data)
+        while end - offset >= 4:
+            length = int.from_bytes(view[offset : offset + 4], "big")
+            if length > self._max_recv_pktlen:
+                raise ProtocolError("Max packet size exceeded")
+            following = offset + 4 + length + GCM_TAG
+            if following > end:
+                break
+            plain = encryption._aead
+            try:
+                packet = plain.decrypt(
+                    encryption.next_iv(), view[offset + 4 : following], view[offset : offset + 4]
+                )
+            except InvalidTag:
+                raise MACError("MAC verification failed") from None
+            offset = following
+            if len(packet) > _PLAIN_HEADER and packet[1] == MSG_CHANNEL_DATA:
+                self._channel_data(packet)
+                self._recv_seq = (self._recv_seq + 1) & 0xFFFFFFFF
+                self._auth_final = True
+            elif not self._dispatch(packet):
+                return offset
+            if not self._transport or self._recv_encryption is not encryption:
+                return offset
+        return offset
+
+    def _channel_data(self, packet: bytes) -> None:
+        """Deliver SSH_MSG_CHANNEL_DATA (RFC 4254, 5.2) without building a packet object."""
+        channel = self._channels.get(int.from_bytes(packet[2:6], "big"))
+        if channel is None:
+            raise ProtocolError("Invalid channel number received")
+        length = int.from_bytes(packet[6:10], "big")
+        if _PLAIN_HEADER + length + packet[0] != len(packet):
+            raise ProtocolError("Incomplete packet")
+        if channel._recv_state != "open":
+            raise ProtocolError("Channel not open for sending")
+        if length > channel._recv_window:
+            raise ProtocolError("Window exceeded")
+        channel._accept_data(packet[_PLAIN_HEADER : _PLAIN_HEADER + length])
+
+    def _dispatch(self, packet: bytes) -> bool:
+        """Hand any other packet to its handler; False while an asynchronous one is at work."""
+        payload = SSHPacket(packet[1 : -packet[0]])
+        sequence = self._recv_seq
+        pkttype = payload.get_byte()
+        handler: Any = self
+        try:
+            if MSG_KEX_FIRST <= pkttype <= MSG_KEX_LAST:
+                handler = self._kex
+            elif MSG_USERAUTH_FIRST <= pkttype <= MSG_USERAUTH_LAST:
+                handler = self._auth
+            elif MSG_CHANNEL_FIRST <= pkttype <= MSG_CHANNEL_LAST:
+                handler = self._channels.get(payload.get_uint32())
+            if handler is None:
+                raise ProtocolError(f"Unexpected packet type {pkttype} received")
+            result = handler.process_packet(pkttype, sequence, payload)
+        except PacketDecodeError as exc:
+            raise ProtocolError(str(exc)) from None
+        if inspect.isawaitable(result):
+            self._recv_handler = _wait_for_handler
+            task = self.create_task(result)
+            task.add_done_callback(
+                functools.partial(self._finish_recv_packet, pkttype, sequence, is_async=True)
+            )
+            return False
+        if not result:
+            self.send_packet(MSG_UNIMPLEMENTED, UInt32(sequence))
+        self._finish_recv_packet(pkttype, sequence)
+        return True
+
+    # ------------------------------------------------------------------ keepalives
+
+    def _reset_keepalive_timer(self) -> None:
+        """Note that the peer lives; asyncssh makes a new timer for every chunk that arrives."""
+        self._heard = True
+
+    def _keepalive_timer_callback(self) -> None:
+        """Ask the peer for a sign of life, unless it gave one since the last time."""
+        if self._heard:
+            self._heard = False
+            self._keepalive_count = 0
+            self._set_keepalive_timer()
+            return
+        super()._keepalive_timer_callback()
+
+    # ------------------------------------------------------------------ rule 3: goodbyes
+
+    def say_goodbye(self, code: int, text: str) -> None:
+        """Send a disconnect (RFC 4253, 11.1), flush for at most GOODBYE_S, then close; never waits."""
+        if not self._transport:
+            return
+        self._send_disconnect(code, text, "")
+        self._force_close(None)
+
+    def _force_close(self, exc: Exception | None) -> None:
+        """Close after what is queued has gone out, or after GOODBYE_S; asyncssh aborts at once."""
+        transport = self._transport
+        if not transport:
+            return
+        self._transport = None
+        self._closing_transport = transport
+        self._goodbye = self._loop.call_later(GOODBYE_S, transport.abort)
+        self._loop.call_soon(transport.close)
+        self._loop.call_soon(self._cleanup, exc)
+
+    def connection_lost(self, exc: Exception | None = None) -> None:
+        """Note the end; a transport that has gone needs no deadline any more."""
+        if self._goodbye is not None and self._closing_transport is not None:
+            self._goodbye.cancel()
+            self._goodbye = self._closing_transport = None
+        super().connection_lost(exc)
+
+    def abort(self) -> None:
+        """Close now; what is queued is lost."""
+        transport = self._transport or self._closing_transport
+        super().abort()
+        if transport is not None:
+            transport.abort()
+
+    # ------------------------------------------------------------------ what the peer is
+
+    def weaknesses(self) -> list[str]:
+        """Name the weak algorithms this link was negotiated with; empty when there are none."""
+        names = (self._enc_alg_cs, self._enc_alg_sc, self._mac_alg_cs, self._mac_alg_sc)
+        return sorted({name.decode("ascii") for name in names if _is_weak(name)})
+
+
+def _is_weak(name: bytes) -> bool:
+    return any(mark in name for mark in (b"cbc", b"arcfour", b"md5", b"-96", b"hmac-sha1", b"3des"))
+
+
+def _wait_for_handler() -> bool:
+    """Stand in for the parser while an asynchronous handler works; data is kept."""
+    return False
+
+
+def queued_bytes(connection: SSHConnection) -> int:
+    """Count the bytes a connection's transport holds that the kernel has not taken yet."""
+    transport = connection._transport
+    size: Callable[[], int] | None = getattr(transport, "get_write_buffer_size", None)
+    return size() if size is not None else 0
