@@ -1,0 +1,71 @@
+"""One TLS session over bytes: what arrived goes in, cleartext and what must be sent come out.
+
+Why not the host loop's own TLS: uvloop throws away what it has read but not yet delivered when the peer's FIN
+arrives while reading is paused (measured with 0.23: 49,152 of 200,000 bytes came through), so a slow client would
+lose the end of an answer. Neither uvloop nor asyncio can half-close TLS or tell a close_notify from a cut.
+
+Rule 1: no socket, no clock, no loop. Rule 2: everything given to `decrypt` is decrypted at once, nothing stays
+behind, so an end of stream never overtakes data. Rule 3: what `decrypt` or `shake` leave to send (alerts,
+tickets, key updates) is in `outgoing`, and the caller sends it, also after they have raised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+
+READ_SIZE = 16 * 1024  # the largest TLS record carries this much, and one read never gives more
+
+
+class Tls:
+    """A TLS session, server or client side; every method may raise ssl.SSLError."""
+
+    def __init__(self, context: ssl.SSLContext, *, server_hostname: str | None, server_side: bool) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._ssl = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+        )
+        self.ended = False  # the peer's close_notify has been read: nothing more will come
+
+    def shake(self, data: bytes = b"") -> bool:
+        """Go on with the handshake; True once it is done. Cleartext behind it comes from `decrypt(b"")`."""
+        self._incoming.write(data)
+        try:
+            self._ssl.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
+
+    def decrypt(self, data: bytes) -> bytes:
+        """Give the cleartext of what arrived; sets `ended` at the peer's close_notify."""
+        self._incoming.write(data)
+        parts = []
+        try:
+            while part := self._ssl.read(READ_SIZE):
+                parts.append(part)
+            self.ended = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:  # the close_notify's name once ours has been sent
+            self.ended = True
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def encrypt(self, data: bytes) -> bytes:
+        """Give what to send for `data`."""
+        self._ssl.write(data)
+        return self._outgoing.read()
+
+    def finish(self) -> bytes:
+        """Give what to send at our end of stream: the close_notify. `decrypt` goes on working (RFC 8446, 6.1)."""
+        with contextlib.suppress(ssl.SSLWantReadError):  # sent; the peer's own has not come yet
+            self._ssl.unwrap()
+        return self._outgoing.read()
+
+    def outgoing(self) -> bytes:
+        """Give what the other calls have left to send, b"" mostly."""
+        return self._outgoing.read() if self._outgoing.pending else b""
+
+    @property
+    def peer_certificate(self) -> bytes | None:
+        """The peer's certificate in DER, None when it showed none."""
+        return self._ssl.getpeercert(binary_form=True)

@@ -1,0 +1,1 @@
+"""What every stream and every relay must keep, over every kind of connection."""
