@@ -1,0 +1,160 @@
+"""What Prometheus scrapes: every number the daemon keeps about itself, and the small server that shows them.
+
+Rule 1: labels have few values and none comes from a peer: no user, no address, no target.
+Rule 2: the server is no gate to anything: two fixed paths, small requests, a deadline, few connections.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Final
+
+import trio
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from proxyd.config import split_address
+
+REGISTRY: Final = CollectorRegistry()
+
+SESSIONS: Final = Gauge("proxyd_sessions", "Sessions now.", ["protocol", "state"], registry=REGISTRY)
+SESSIONS_STARTED: Final = Counter(
+    "proxyd_sessions_started", "Sessions begun.", ["protocol"], registry=REGISTRY
+)
+SESSIONS_ENDED: Final = Counter(
+    "proxyd_sessions_ended", "Sessions ended, by reason.", ["protocol", "reason"], registry=REGISTRY
+)
+BYTES: Final = Counter(
+    "proxyd_bytes",
+    "Bytes relayed; direction is input (to the target) or output.",
+    ["protocol", "direction"],
+    registry=REGISTRY,
+)
+LOGINS: Final = Counter(
+    "proxyd_logins",
+    "Logins tried at the proxy; result is ok, denied, failed, grace or invalid.",
+    ["protocol", "result"],
+    registry=REGISTRY,
+)
+TARGET_LOGINS: Final = Counter(
+    "proxyd_target_logins", "Logins of the proxy at targets.", ["protocol", "result"], registry=REGISTRY
+)
+ADMISSION_REFUSED: Final = Counter(
+    "proxyd_admission_refused", "Connections refused before login.", ["reason"], registry=REGISTRY
+)
+BLOCKS: Final = Counter("proxyd_gate_blocks", "Times an operator blocked a session.", registry=REGISTRY)
+REFUSED_BYTES: Final = Counter(
+    "proxyd_gate_refused_bytes", "Client bytes thrown away at a closed gate.", registry=REGISTRY
+)
+DROPS: Final = Counter(
+    "proxyd_drops", "Sessions dropped, by whom: operator, rule or shutdown.", ["by"], registry=REGISTRY
+)
+FINDINGS: Final = Counter("proxyd_findings", "Findings recorded.", ["code", "severity"], registry=REGISTRY)
+VIEWERS: Final = Gauge("proxyd_viewers", "Live viewers now.", registry=REGISTRY)
+CONTROL_REFUSED: Final = Counter(
+    "proxyd_control_frames_refused", "Control frames refused, by reason.", ["reason"], registry=REGISTRY
+)
+RECORDER_LAG: Final = Gauge(
+    "proxyd_recorder_lag_seconds", "Age of the oldest record not yet written.", registry=REGISTRY
+)
+RECORDER_QUEUE: Final = Gauge(
+    "proxyd_recorder_queue_bytes", "Bytes recorded and not yet written.", registry=REGISTRY
+)
+UNSEALED_SEGMENTS: Final = Gauge("proxyd_unsealed_segments", "Segments open now.", registry=REGISTRY)
+RECORDINGS_FAILED: Final = Counter(
+    "proxyd_recordings_failed", "Recordings that could not keep their promise.", ["policy"], registry=REGISTRY
+)
+RECORDED_BYTES: Final = Counter("proxyd_recorded_bytes", "Bytes written to segments.", registry=REGISTRY)
+FSYNC_SECONDS: Final = Histogram(
+    "proxyd_fsync_seconds",
+    "Time of one fdatasync of a segment.",
+    buckets=(
+        0.001,
+        0.003,
+        0.01,
+        0.03,
+        0.1,
+        0.3,
+        1,
+        3,
+        10,
+    ),  # flash below 3 ms, disks to 30, a storage in trouble above
+    registry=REGISTRY,
+)
+
+MAX_REQUEST_BYTES: Final = 8 << 10  # Apache's and nginx's limit for a request's head
+REQUEST_SECONDS: Final = 5.0  # a scraper on the same network sends one packet
+MAX_CONNECTIONS: Final = 16  # two scrapers, a health check and a curious person; more wait in the backlog
+READ_BYTES: Final = 2048
+TOKEN: Final = b"HTTP/1."
+
+
+async def serve(address: str, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
+    """Serve GET and HEAD of /metrics and /health on `address` ("host:port") until cancelled.
+
+    Starts with the address it listens on, as "host:port" (port 0 in `address`: the kernel chose). Raises OSError.
+    """
+    host, port = split_address(address)
+    listeners = await trio.open_tcp_listeners(port, host=host)
+    places = trio.CapacityLimiter(MAX_CONNECTIONS)
+
+    async def answer(stream: trio.SocketStream) -> None:
+        async with stream:
+            with trio.move_on_after(REQUEST_SECONDS):
+                async with places:
+                    await _answer(stream)
+
+    bound = listeners[0].socket.getsockname()
+    task_status.started(f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}")
+    await trio.serve_listeners(answer, listeners)
+
+
+async def _answer(stream: trio.SocketStream) -> None:
+    """Read one request head, write one response, and close: no keep-alive, no body."""
+    head = bytearray()
+    try:
+        while b"\r\n\r\n" not in head and len(head) <= MAX_REQUEST_BYTES:
+            data = await stream.receive_some(READ_BYTES)
+            if not data:
+                return
+            head += data
+        await stream.send_all(response(bytes(head)))
+        await stream.send_eof()
+        while await stream.receive_some(READ_BYTES):  # closing with unread data would reset what we sent
+            pass
+    except trio.BrokenResourceError:
+        return
+
+
+def response(head: bytes) -> bytes:
+    """Answer a request head with the bytes of a whole HTTP/1.1 response (RFC 9112)."""
+    if len(head) > MAX_REQUEST_BYTES:
+        return _reply(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+    words = head.split(b"\r\n", 1)[0].split(b" ")
+    if len(words) != 3 or not words[2].startswith(TOKEN):  # method target version
+        return _reply(HTTPStatus.BAD_REQUEST)
+    method, path = words[0], words[1].split(b"?", 1)[0]
+    if method not in (b"GET", b"HEAD"):
+        return _reply(HTTPStatus.METHOD_NOT_ALLOWED, headers="Allow: GET, HEAD\r\n")
+    with_body = method == b"GET"
+    if path == b"/metrics":
+        return _reply(HTTPStatus.OK, generate_latest(REGISTRY), CONTENT_TYPE_PLAIN_0_0_4, with_body=with_body)
+    if path == b"/health":
+        return _reply(HTTPStatus.OK, b"ok\n", with_body=with_body)
+    return _reply(HTTPStatus.NOT_FOUND, with_body=with_body)
+
+
+def _reply(
+    status: HTTPStatus,
+    body: bytes = b"",
+    kind: str = "text/plain; charset=utf-8",
+    headers: str = "",
+    *,
+    with_body: bool = True,
+) -> bytes:
+    body = body or f"{status.phrase}\n".encode()
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {len(body)}\r\n{headers}Connection: close\r\n\r\n"
+    )
+    return head.encode() + (body if with_body else b"")

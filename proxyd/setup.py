@@ -1,0 +1,386 @@
+"""What `proxyd init` does: everything a first start needs, below one directory.
+
+Rule 1: nothing that exists is touched: run again, it makes what is missing and says what it found.
+Rule 2: a file is whole or absent: written aside, synced, then linked to its name, which fails if that exists.
+Rule 3: private files are 0600 in directories of 0700.
+Rule 4: the configuration it writes is the commented example of conf/proxyd.toml, with the values filled in.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+import pyrage
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_ssh_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from proxyd.errors import ConfigError
+
+PRIVATE_FILE: Final = 0o600
+PUBLIC_FILE: Final = 0o644
+PRIVATE_DIRECTORY: Final = 0o700
+TLS_VALID: Final = timedelta(days=397)  # the longest that browsers and Apple's clients accept
+CLOCK_SKEW: Final = timedelta(hours=1)  # a client's clock may be behind ours
+
+PLACEHOLDERS: Final = {
+    "@NODE@": "node1",
+    "@SSH_PORT@": "2222",
+    "@METRICS_PORT@": "9322",
+    "@RECIPIENT@": "age1-put-the-public-key-of-your-vault-here",
+    "@OPERATOR@": "root",
+    "@UID@": "0",
+}
+
+
+@dataclass(slots=True)
+class Made:
+    """What `initialise` found and made; `config` is the file to start with, `recipient` the age public key."""
+
+    config: Path
+    recipient: str = ""
+    created: list[Path] = field(default_factory=list)
+    kept: list[Path] = field(default_factory=list)
+
+
+def initialise(directory: Path, *, ssh_port: int = 2222, metrics_port: int = 9322) -> Made:
+    """Make keys, state directory and configuration below `directory`, leaving alone what is there.
+
+    Port 0 lets the kernel choose at each start. Raises ConfigError when the disk says no. Blocks: files are synced.
+    """
+    directory = directory.absolute()
+    made = Made(directory / "proxyd.toml")
+    keys = directory / "keys"
+    try:
+        for place in (directory, keys, directory / "state", directory / "recordings"):
+            _make_directory(place, made)
+        _make_ssh_key(keys / "ssh_host_ed25519_key", f"proxyd@{socket.gethostname()}", made)
+        _make_ssh_key(keys / "host_ca", "proxyd host CA", made)
+        _make(keys / "signing.pem", _signing_key, made)
+        _make(keys / "vault.identity", _identity, made)
+        _make_certificate(keys, made)
+        made.recipient = _recipient(keys / "vault.identity")
+        authority = (keys / "host_ca.pub").read_text().strip()
+        _make(directory / "known_hosts", f"@cert-authority * {authority}\n".encode, made, PUBLIC_FILE)
+        _make(directory / "targets.known_hosts", TARGETS_KNOWN_HOSTS.encode, made)
+        values = {
+            "@SSH_PORT@": str(ssh_port),
+            "@METRICS_PORT@": str(metrics_port),
+            "@RECIPIENT@": made.recipient,
+            "@OPERATOR@": _own_name(),
+            "@UID@": str(os.geteuid()),
+        }
+        _make(made.config, lambda: example(values).encode(), made)
+    except OSError as error:
+        raise ConfigError(f"can't be made: {error.strerror}", Path(error.filename or directory)) from None
+    return made
+
+
+def example(values: dict[str, str]) -> str:
+    """Return the commented configuration with `values` (and for the rest PLACEHOLDERS) filled in."""
+    text = EXAMPLE
+    for name, value in (PLACEHOLDERS | values).items():
+        text = text.replace(name, value)
+    return text
+
+
+def _make_directory(path: Path, made: Made) -> None:
+    try:
+        path.mkdir(PRIVATE_DIRECTORY, parents=True)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        made.kept.append(path)
+    else:
+        made.created.append(path)
+
+
+def _make(path: Path, content: Callable[[], bytes], made: Made, mode: int = PRIVATE_FILE) -> None:
+    """Write `content()` to a new file, whole (Rule 2); keep a file that is there."""
+    if path.exists():
+        made.kept.append(path)
+        return
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            os.fchmod(fd, mode)  # the umask had its say in open
+            file.write(content())
+            file.flush()
+            os.fsync(fd)
+        path.hardlink_to(aside)
+    finally:
+        aside.unlink()
+    made.created.append(path)
+
+
+def _make_ssh_key(path: Path, comment: str, made: Made) -> None:
+    """Make an Ed25519 key in OpenSSH's own format, and always the .pub beside it from the key that is there."""
+    _make(path, lambda: _pem(Ed25519PrivateKey.generate(), PrivateFormat.OpenSSH), made)
+    _make(path.with_name(f"{path.name}.pub"), lambda: _public_line(path, comment), made, PUBLIC_FILE)
+
+
+def _public_line(path: Path, comment: str) -> bytes:
+    key = load_ssh_private_key(path.read_bytes(), None)
+    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + f" {comment}\n".encode()
+
+
+def _pem(key: Ed25519PrivateKey | ec.EllipticCurvePrivateKey, kind: PrivateFormat) -> bytes:
+    return key.private_bytes(Encoding.PEM, kind, NoEncryption())
+
+
+def _signing_key() -> bytes:
+    return _pem(Ed25519PrivateKey.generate(), PrivateFormat.PKCS8)
+
+
+def _identity() -> bytes:
+    """Return a new age identity in the form age-keygen writes."""
+    identity = pyrage.x25519.Identity.generate()
+    return (
+        f"# created: {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n"
+        f"# public key: {identity.to_public()}\n"
+        "# It opens every recording made for this public key. proxyd never reads it: move it to a safe place,\n"
+        "# and keep a copy: without it no recording can be replayed.\n"
+        f"{identity}\n"
+    ).encode()
+
+
+def _recipient(path: Path) -> str:
+    for line in path.read_text().splitlines():
+        if line.strip() and not line.startswith("#"):
+            try:
+                return str(pyrage.x25519.Identity.from_str(line.strip()).to_public())
+            except pyrage.IdentityError:
+                break
+    raise ConfigError("is not an age identity", path)
+
+
+def _make_certificate(keys: Path, made: Made) -> None:
+    """Make a self-signed TLS certificate for this host; both files, or neither when one is there."""
+    certificate, private = keys / "tls.crt", keys / "tls.key"
+    if certificate.exists() and not private.exists():
+        raise ConfigError(f"its key {private.name} is missing; remove it to get a new pair", certificate)
+    _make(private, lambda: _pem(ec.generate_private_key(ec.SECP256R1()), PrivateFormat.PKCS8), made)
+    _make(certificate, lambda: _self_signed(private), made, PUBLIC_FILE)
+
+
+def _self_signed(private: Path) -> bytes:
+    key = load_pem_private_key(private.read_bytes(), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigError("is not an elliptic curve key; remove it to get a new pair", private)
+    host, now = socket.gethostname(), datetime.now(UTC)
+    names: list[x509.GeneralName] = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+    names += [x509.DNSName(host)] if host.isascii() and host != "localhost" else []
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])])  # RFC 5280 A.1: 64 at most
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + TLS_VALID)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+    )
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def _own_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"uid {os.geteuid()}"
+
+
+TARGETS_KNOWN_HOSTS: Final = """\
+# The host keys of targets, in the syntax of OpenSSH's known_hosts; a key that is not here is refused.
+# Fetch them with "ssh-keyscan HOST", compare the fingerprints with the ones the host's owner gives you.
+"""
+
+EXAMPLE: Final = """\
+# proxyd: the configuration. "proxyd check" reads it and names the line of whatever is wrong.
+#
+# Paths are relative to this file's directory. "# text" explains; "#key = ..." is an example to uncomment.
+# Reload users, targets and grants without touching live sessions: "proxyctl reload" or SIGHUP.
+
+# The name of this node in recordings and in the ledger.
+node = "@NODE@"
+# Where the daemon keeps its own state.
+state = "state"
+# How long live sessions may go on after a stop was asked for, in seconds.
+drain_seconds = 30
+
+[log]
+# "json", "console", or "auto": console on a terminal and JSON otherwise. To standard error.
+format = "auto"
+# "debug", "info", "warning" or "error".
+level = "info"
+
+# ---------------------------------------------------------------------------------------------- listeners
+
+[listen.ssh]
+# Loopback, for a first look; "0.0.0.0:22" or "[::]:22" for everybody.
+address = "127.0.0.1:@SSH_PORT@"
+# The proxy's own keys, shown to clients.
+host_keys = ["keys/ssh_host_ed25519_key"]
+# The CA that signs the host keys shown for "ssh -J": users trust it with the line in the file known_hosts.
+host_ca = "keys/host_ca"
+# CAs of user certificates, as public key lines or "file:PATH"; a certificate's principal is the proxyd user.
+user_ca = []
+# Shown before login.
+banner = ""
+# New session keys after so many bytes or seconds.
+rekey_bytes = 1073741824
+rekey_seconds = 3600
+# How often a silent client is asked whether it is still there.
+keepalive_seconds = 30
+# Offer chacha20-poly1305: twice the work of AES-GCM here, and OpenSSH takes it whenever it is offered.
+chacha = false
+
+[listen.metrics]
+# /metrics for Prometheus, /health for the rest.
+address = "127.0.0.1:@METRICS_PORT@"
+
+# ------------------------------------------------------------------------------------- limits before login
+
+[admission]
+# A login not done by then is ended, in seconds.
+grace_seconds = 60
+# "start:rate:full" as sshd's MaxStartups: from start connections in login on, drop rate %; all from full on.
+max_startups = "10:30:100"
+# New connections a second from one source, and how many at once.
+per_source_rate = 20
+per_source_burst = 40
+# A source is an address cut to so many bits.
+source_prefix4 = 32
+source_prefix6 = 64
+# Networks free of per-source limits and penalties.
+exempt = []
+
+[admission.penalties]
+# As sshd's PerSourcePenalties, in seconds; 0 is off. A source is refused above min and until all is served.
+authfail = 5
+# Broke the protocol.
+invalid = 5
+# Came and went without trying to log in.
+noauth = 1
+grace_exceeded = 20
+# Turned away by a rule.
+refuseconnection = 10
+max = 600
+min = 15
+# How many sources are remembered, and what happens above: "permissive" forgets some, "deny-all" lets nobody in.
+max_sources4 = 65536
+max_sources6 = 65536
+overflow = "permissive"
+
+# ----------------------------------------------------------------------------------------------- recording
+
+[recording]
+directory = "recordings"
+# age public keys: each one's owner can open every recording. At least one; the daemon has none of the private keys.
+recipients = ["@RECIPIENT@"]
+# Signs recordings and the ledger, so that a change shows.
+signing_key = "keys/signing.pem"
+# The private half of a recipient, read by proxyctl to replay and export, never by the daemon.
+identity = "keys/vault.identity"
+# What was recorded is on disk after at most this many seconds.
+sync_seconds = 1.0
+# With less free space than this, new sessions are refused.
+reserve_bytes = 268435456
+# Default: state/catalog.db and state/ledger.
+#catalog = "sqlite:///state/catalog.db"
+#ledger = "state/ledger"
+
+# ------------------------------------------------------------------------------------------------- control
+
+[control]
+socket = "state/control.sock"
+
+# Who may use the socket: by uid or gid. Roles: "PAM Administrator", "PAM Auditor", "PAM Operator",
+# "System Administrator". user: the proxyd user this person is; nobody blocks their own session.
+[[control.operators]]
+name = "@OPERATOR@"
+uid = @UID@
+#gid = 0
+roles = ["PAM Administrator", "System Administrator"]
+#user = "alice"
+
+# --------------------------------------------------------------------------------------------------- users
+
+#[users.alice]
+# From "proxyctl users hash-password".
+#password = "$argon2id$v=19$m=65536,t=3,p=4$OckGgCzvW+3kUtQ0XTHeAw$ZWd3/yITIIy/T3N6m5BK8Hco1pxv+dO3pggVg2VpgEA"
+#keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPDnc7DzHVBLN+NySiIAdcHYtO5V5IrfN5sx4MLi6YJP alice@laptop"]
+# Where the base32 secret of the second factor is: file:PATH, env:NAME, systemd:NAME or command:ARGV.
+#totp = "file:secrets/alice.totp"
+# What logs in; this is the default with a second factor. Without one: ["publickey", "password"].
+#factors = ["publickey+totp", "password+totp"]
+#roles = ["ops"]
+# Where from; default: anywhere.
+#source = ["127.0.0.0/8", "10.0.0.0/8"]
+
+# ------------------------------------------------------------------------------------------------- targets
+
+#[targets.web1]
+#address = "web1.example:22"
+#protocol = "ssh"
+#description = "the shop"
+# The host's keys, pinned; one of these three, or several.
+#host_keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUMHGtuhsUTzNqyYWvbVkQfCcEKuRBEEsYfnWYvcC0k"]
+#known_hosts = "targets.known_hosts"
+#host_ca = []
+# "strict": no recording, no session. "best_effort": a session goes on, and the recording tells what it lacks.
+#recording = "strict"
+# When the disk is full: "drop" the session, or "hold" it until there is space.
+#disk_full = "drop"
+# Record what is in the files that are transferred, not only their names, sizes and SHA-256.
+#file_bodies = false
+#connect_seconds = 10
+#login_seconds = 20
+
+# The logins proxyd has there. Values are references, as for totp: a password, or a key, perhaps with a certificate.
+#[targets.web1.accounts.root]
+#key = "file:secrets/web1.key"
+#certificate = "file:secrets/web1-cert.pub"
+#passphrase = "command:pass show web1"
+
+#[targets.web1.accounts.deploy]
+#password = "env:WEB1_DEPLOY_PASSWORD"
+
+# -------------------------------------------------------------------------------------------------- grants
+
+# Users (names or globs) or holders of roles reach targets (names or globs) as accounts (names or globs).
+#[[grants]]
+#users = ["alice"]
+#roles = ["ops"]
+#targets = ["web*"]
+#accounts = ["root", "deploy"]
+# Any of: shell exec sftp local-forward remote-forward agent x11. Default: the first three.
+#channels = ["shell", "exec", "sftp", "local-forward"]
+# Default: always. A window may end on the next day: "fri 22:00-06:00".
+#when = ["mon-fri 08:00-18:00", "sat 10:00-14:00"]
+#timezone = "Europe/Berlin"
+#expires = 2099-12-31T23:59:59Z
+"""
