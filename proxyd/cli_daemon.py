@@ -1,0 +1,89 @@
+"""The commands of `proxyd`: serve, init, check, demo."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from proxyd.cli_app import Command, CommandLine, Run, take_config
+from proxyd.cli_output import FAILED
+
+FALLBACK_SSH_PORT, FALLBACK_METRICS_PORT = 2222, 9322  # unprivileged, and free on most machines
+
+
+def add_to(group: CommandLine) -> None:
+    """Add these commands, in the order the help shows them."""
+    for command in (serve, init, check, demo):
+        group.add_command(command)
+
+
+@click.command(short_help="Run the daemon.")
+@take_config
+@click.pass_obj
+def serve(run: Run) -> None:
+    """Run the daemon in the foreground, until SIGTERM or Ctrl-C; SIGHUP reloads."""
+    from proxyd import daemon  # noqa: PLC0415  cli.py, Rule 3
+
+    daemon.serve(run.find_config())
+
+
+@click.command(cls=Command, short_help="Make a state directory, keys and a configuration.")
+@click.option("--dir", "directory", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="DIR",
+              help="Where everything goes; what is there already stays.")  # fmt: skip
+@click.option("--ssh-port", type=click.IntRange(0, 65535), default=FALLBACK_SSH_PORT, show_default=True,
+              help="Where users connect; 0 lets the system choose at each start.")  # fmt: skip
+@click.option("--metrics-port", type=click.IntRange(0, 65535), default=FALLBACK_METRICS_PORT, show_default=True,
+              help="Where Prometheus scrapes.")  # fmt: skip
+@click.pass_obj
+def init(run: Run, directory: Path, ssh_port: int, metrics_port: int) -> None:
+    """Make a state directory, keys and a commented configuration; never overwrites anything."""
+    from proxyd import setup  # noqa: PLC0415  cli.py, Rule 3
+
+    made = setup.initialise(directory, ssh_port=ssh_port, metrics_port=metrics_port)
+    if run.output.json:
+        run.output.document({"config": str(made.config), "created": [str(path) for path in made.created]})
+        return
+    for path in made.created:
+        run.output.line(f"made  {path}")
+    if not made.created:
+        run.output.line(f"Everything is there already: {made.config}")
+    run.output.line("")
+    run.output.line(f"Next: add users, targets and grants to {made.config}, then")
+    run.output.line(f"  proxyd check --config {made.config}")
+    run.output.line(f"  proxyd serve --config {made.config}")
+
+
+@click.command(cls=Command, short_help="Check a configuration and what it names.")
+@take_config
+@click.pass_obj
+def check(run: Run) -> None:
+    """Check a configuration: the file itself, the keys it names, its directories, what nobody can use."""
+    from proxyd.cli_check import findings  # noqa: PLC0415  cli.py, Rule 3
+
+    config = run.config()
+    found = list(findings(config))
+    failed = any(finding.severity == "error" for finding in found)
+    if run.output.json:
+        run.output.document({"ok": not failed, "findings": [finding._asdict() for finding in found]})
+    for finding in found:
+        run.output.line(f"{finding.severity}: {finding.where}: {finding.text}")
+    if not found:
+        counts = ((config.users, "users"), (config.targets, "targets"), (config.grants, "grants"))
+        run.output.line(
+            f"{config.path} is good: {', '.join(f'{len(some)} {name}' for some, name in counts)}."
+        )
+    if failed:
+        sys.exit(FAILED)
+
+
+@click.command(short_help="Show it all on this machine.")
+@click.option("--once", is_flag=True, help="End after the first session, instead of staying up.")
+@click.option("--dir", "directory", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Where to; kept. Else a temporary directory, removed at the end.")  # fmt: skip
+def demo(*, once: bool, directory: Path | None) -> None:
+    """Show it all on this machine: a target, the daemon, a real SSH session, and what was recorded."""
+    from proxyd import demo as demonstration  # noqa: PLC0415  cli.py, Rule 3
+
+    sys.exit(demonstration.run(once=once, directory=directory))

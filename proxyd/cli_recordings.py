@@ -1,0 +1,356 @@
+"""`proxyctl`'s commands about recordings: log, replay, export, verify.
+
+Rule 1: the first three ask the daemon, which allows it and writes it into the ledger; then this process opens the
+        recording itself, with the operator's identity file. The daemon has no key that could.
+Rule 2: `verify` asks nobody: it needs the files, the ledger and the public keys.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import click
+
+from proxyd.cli_app import Command, CommandLine, Run, session_argument, who
+from proxyd.cli_output import FAILED, ID_SHOWN, Column, duration, position, size
+from proxyd.cli_sessions import views_of
+from proxyd.errors import ConfigError, ProxydError
+
+if TYPE_CHECKING:
+    from proxyd.recorder.record import Record
+    from proxyd.recorder.replay import Recording
+    from proxyd.recorder.verify import Report
+
+FORMATS = ("asciicast", "asciicast2", "jsonl")
+PRIVATE = 0o600  # an export holds what the recording held, in the clear
+
+
+def add_to(group: CommandLine) -> None:
+    """Add these commands, in the order the help shows them."""
+    for command in (log, replay, export, verify):
+        group.add_command(command)
+
+
+class Place(click.ParamType[int]):
+    """A place in a recording: 12 (seconds), 1:30, 1:02:03, or 1h2m3s."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Give microseconds."""
+        text = str(value).strip().lower()
+        clock = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)", text)
+        match = clock or re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", text)
+        if match and text:
+            hours, minutes, seconds = match.groups(default="0")
+        else:
+            self.fail(f"{value!r} is no time in a recording: 12, 1:30, 1:02:03 or 1h2m3s", param, ctx)
+        return round((int(hours) * 3600 + int(minutes) * 60 + float(seconds)) * 1e6)
+
+
+class Opened(NamedTuple):
+    """A recording this operator may see, and what the daemon said of its session."""
+
+    recording: Recording
+    answer: dict[str, Any]
+    identity: Path
+
+
+def _open(run: Run, command: str, session: str, identity: Path | None) -> Opened:
+    """Ask the daemon (Rule 1), then open the recording. Raises ControlError, ConfigError, FormatError."""
+    from proxyd.recorder.replay import Recording  # noqa: PLC0415  cli.py, Rule 3
+
+    key = identity or run.config().recording.identity
+    if key is None:
+        text = (
+            "a recording opens only with its identity file: name it with --identity, or as recording.identity"
+        )
+        raise ConfigError(text, run.find_config())
+    if not os.access(key, os.R_OK):  # before the ledger says that someone saw it
+        raise ProxydError(f"the identity file {key} can't be read by you: recordings open only with it")
+    answer = run.call(command, session=session)
+    return Opened(Recording.open(Path(answer["path"]), key), answer, key)
+
+
+_identity = click.option(
+    "--identity",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The age identity that opens recordings; else the one the configuration names.",
+)
+_channel = click.option("--channel", type=click.IntRange(min=0), help="This channel, not the first terminal.")
+
+
+def print_records(records: Iterable[Record]) -> None:
+    """Print records as JSON, one a line, each at once."""
+    from proxyd.recorder.export import jsonl  # noqa: PLC0415  cli.py, Rule 3
+
+    for line in jsonl(cast("Recording", _Records(records))):
+        sys.stdout.write(line)
+        sys.stdout.flush()
+
+
+class _Records:
+    """Records from elsewhere, for an export that asks nothing else of a recording."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._records = records
+
+    def records(self) -> Iterable[Record]:
+        return self._records
+
+
+@click.command(cls=Command, short_help="Show what happened in an ended session.")
+@session_argument()
+@_identity
+@click.pass_obj
+def log(run: Run, session: str, identity: Path | None) -> None:
+    """Show the log of an ended session: events, commands, transfers, findings, who watched.
+
+    What a user typed is shown when the session showed it too; a password is not.
+    """
+    from proxyd.cli_log import entries  # noqa: PLC0415  cli.py, Rule 3
+
+    recording, answer, _ = _open(run, "log", session, identity)
+    lines = sorted(entries(recording.records()))
+    if run.output.json:
+        shown = [entry._asdict() for entry in lines]
+        run.output.document({"session": answer["session"], "entries": shown, "views": answer["views"]})
+    else:
+        row = answer["session"]
+        began = run.output.time(row["started_at"])
+        lasted = duration((row["ended_at"] or row["started_at"]) - row["started_at"])
+        run.output.line(f"{who(row)}, {began}, {lasted}\n")
+        columns = [
+            Column("AT", lambda entry: position(entry["at_us"]), right=True),
+            Column("CH", lambda entry: entry["channel"] or "", keep=1, right=True),
+            Column("WHAT", lambda entry: entry["kind"]),
+            Column("DETAILS", lambda entry: entry["text"], fold=True),
+        ]
+        run.output.table(columns, (entry._asdict() for entry in lines), "Nothing happened.")
+        views = views_of(answer, run.output)
+        run.output.line("\nWatched by")
+        for view in views or ["nobody"]:
+            run.output.line(f"  {view}")
+    _warn_of_damage(run, recording)
+
+
+def _warn_of_damage(run: Run, recording: Recording) -> None:
+    if recording.damage:
+        run.output.remark(
+            f"the recording is not whole: {recording.damage}; see: proxyctl verify {recording.path.name}"
+        )
+
+
+@click.command(cls=Command, short_help="Replay a recording in the terminal.")
+@session_argument()
+@click.option("--speed", type=click.FloatRange(0.01, 1000), default=1.0, metavar="N", help="N times as fast.")
+@click.option("--skip-idle", type=click.FloatRange(min=0), metavar="SECONDS", help="Cut pauses to this.")
+@click.option(
+    "--from", "start_us", type=Place(), default="0", metavar="TIME", help="Begin at 12, 1:30 or 1h2m3s."
+)
+@click.option("--follow", is_flag=True, help="At the end of what there is, wait for more: a live session.")
+@_channel
+@_identity
+@click.pass_obj
+def replay(
+    run: Run,
+    session: str,
+    *,
+    speed: float,
+    skip_idle: float | None,
+    start_us: int,
+    follow: bool,
+    channel: int | None,
+    identity: Path | None,
+) -> None:
+    """Replay a recording in the terminal, in its own time.
+
+    Keys: space pauses, . shows the next record, left and right go 5 s, up and down double and halve the speed,
+    q leaves. Into a pipe goes the raw output, at once; with --json every record, one a line.
+    """
+    from proxyd.cli_view import Pace, Player, View, replay_plainly  # noqa: PLC0415  cli.py, Rule 3
+    from proxyd.terminal import showing  # noqa: PLC0415
+
+    recording, answer, key = _open(run, "replay", session, identity)
+    growing = follow and answer["session"]["state"] == "live"
+    more = _follower(recording.path, key) if growing else None
+    if run.output.json:
+        print_records(_followed(recording.records(start_us), more))
+    else:
+        pace = Pace(speed, None if skip_idle is None else round(skip_idle * 1e6), start_us)
+        with showing() as screen:
+            if screen is None:
+                replay_plainly(_followed(recording.records(start_us), more), channel, sys.stdout.buffer)
+            else:
+                view = View(screen, who(answer["session"]), channel)
+                Player(recording.records, view, pace, recording.duration_us, more).play()
+    if answer["session"]["state"] != "live":
+        _warn_of_damage(run, recording)
+
+
+def _follower(path: Path, identity: Path) -> Callable[[int, int], Iterator[Record]]:
+    """Give what reads the records after a seq and its time, as far as they are on disk by then."""
+    from proxyd.recorder.replay import Recording  # noqa: PLC0415  cli.py, Rule 3
+
+    def more(after_seq: int, at_us: int) -> Iterator[Record]:
+        grown = Recording.open(path, identity).records(at_us)
+        return (record for record in grown if record.seq > after_seq)
+
+    return more
+
+
+def _followed(
+    records: Iterator[Record], more: Callable[[int, int], Iterator[Record]] | None
+) -> Iterator[Record]:
+    """Yield records, and with `more` those that come later, to the session's end."""
+    from proxyd.cli_view import FOLLOW_SECONDS  # noqa: PLC0415  cli.py, Rule 3
+    from proxyd.recorder.record import Kind  # noqa: PLC0415
+
+    seq = at_us = 0
+    while True:
+        for record in records:
+            seq, at_us = record.seq, record.at_us
+            yield record
+            if record.kind is Kind.END:
+                return
+        if more is None:
+            return
+        time.sleep(FOLLOW_SECONDS)
+        records = more(seq, at_us)
+
+
+@click.command(cls=Command, short_help="Write a recording in a form other tools read.")
+@session_argument()
+@click.option("--format", "form", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True,
+              help="asciicast is version 3.")  # fmt: skip
+@click.option("-o", "--output", "target", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Where to; else standard output.")  # fmt: skip
+@click.option("--input", "with_input", is_flag=True, help="With what the user typed, passwords included.")
+@click.option("--force", is_flag=True, help="Replace FILE.")
+@_channel
+@_identity
+@click.pass_obj
+def export(
+    run: Run,
+    session: str,
+    *,
+    form: str,
+    target: Path | None,
+    with_input: bool,
+    force: bool,
+    channel: int | None,
+    identity: Path | None,
+) -> None:
+    """Write a recording in a form other tools read; the file is for your eyes only (0600)."""
+    from proxyd.recorder.export import export as lines_of  # noqa: PLC0415  cli.py, Rule 3
+
+    if run.output.json and target is None:
+        raise click.UsageError("--json says where the export is: add -o FILE")
+    if target is not None and target.exists() and not force:
+        raise ProxydError(f"{target} exists: add --force to replace it")
+    recording, answer, _ = _open(run, "export", session, identity)
+    lines = lines_of(recording, form, channel=channel, with_input=with_input)
+    if target is None:
+        sys.stdout.writelines(lines)
+    else:
+        _write_private(target, lines)
+        written = target.stat().st_size
+        if run.output.json:
+            run.output.document(
+                {"session": answer["session"]["id"], "format": form, "path": str(target), "bytes": written}
+            )
+        run.output.line(f"{target}: {form}, {size(written)}")
+    _warn_of_damage(run, recording)
+
+
+def _write_private(target: Path, lines: Iterable[str]) -> None:
+    """Write a file whole or not at all, readable by its owner only."""
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.writelines(lines)
+        aside.replace(target)
+    except BaseException:
+        aside.unlink()
+        raise
+
+
+@click.command(cls=Command, short_help="Prove that recordings are whole and unaltered.")
+@click.argument("what", required=False, metavar="[SESSION|PATH]")
+@click.option(
+    "--all", "everything", is_flag=True, help="Every recording, the ledger, and that none is missing."
+)
+@click.option("--public-key", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="FILE",
+              help="The node's public keys (PEM) as you keep them; else those beside the ledger.")  # fmt: skip
+@click.pass_obj
+def verify(run: Run, what: str | None, *, everything: bool, public_key: Path | None) -> None:
+    """Prove that recordings are whole and unaltered; needs no key that opens them, and no daemon."""
+    from proxyd.recorder import ledger as ledgers  # noqa: PLC0415  cli.py, Rule 3
+    from proxyd.recorder.verify import verify as verify_one  # noqa: PLC0415
+    from proxyd.recorder.verify import verify_all  # noqa: PLC0415
+
+    if (what is None) is not everything:
+        raise click.UsageError("name one SESSION or PATH, or say --all")
+    keys = ledgers.read_public_keys(public_key) if public_key else None
+    if what is not None and public_key and Path(what).is_dir():
+        reports = [verify_one(Path(what), keys or ())]  # on another machine: no configuration, no ledger
+    else:
+        recording = run.config().recording
+        ledger = ledgers.LedgerReader(recording.ledger, keys)
+        if what is None:
+            reports = verify_all(recording.directory, ledger)
+        else:
+            reports = [
+                verify_one(_recording_at(what, recording.directory), ledger.public_keys(), ledger=ledger)
+            ]
+    _report(run, reports)
+    if not all(report.ok for report in reports):
+        sys.exit(FAILED)
+
+
+def _recording_at(what: str, root: Path) -> Path:
+    """Find a recording's directory by its path, its session's id, or the beginning of that."""
+    if Path(what).is_dir():
+        return Path(what)
+    found = [path for path in root.glob("[0-9]*/[0-9]*/[0-9]*/*") if path.name.startswith(what)]
+    if not found:
+        raise ProxydError(f"no recording {what} below {root}: see proxyctl sessions")
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found[:5])
+        raise ProxydError(f"{what} is the beginning of more than one recording: {names}")
+    return found[0]
+
+
+def _report(run: Run, reports: Sequence[Report]) -> None:
+    """Print what was verified: one line each, then every problem."""
+    ok = all(report.ok for report in reports)
+    if run.output.json:
+        shown = [asdict(report) | {"path": str(report.path), "ok": report.ok} for report in reports]
+        run.output.document({"ok": ok, "reports": shown})
+        return
+    columns = [
+        Column("RESULT", lambda row: "ok" if row["ok"] else "damaged"),
+        Column("RECORDING", lambda row: row["session"] or "(ledger)"),
+        Column("STATE", lambda row: row["state"], keep=8),
+        Column("SEGMENTS", lambda row: row["segments"] or "", keep=3, right=True),
+        Column("RECORDS", lambda row: row["records"], keep=4, right=True),
+        Column("SIZE", lambda row: size(row["bytes"]) if row["bytes"] else "", keep=5, right=True),
+    ]
+    run.output.table(columns, (asdict(report) | {"ok": report.ok} for report in reports), "No recordings.")
+    for report in reports:
+        for problem in report.problems:
+            place = f" {problem.file}" + (f" at byte {problem.offset}" if problem.offset is not None else "")
+            run.output.remark(
+                f"{report.session[:ID_SHOWN] or 'ledger'}{place if problem.file else ''}: {problem.text}"
+            )
+    bad = sum(not report.ok for report in reports)
+    run.output.line(f"\n{bad} of {len(reports)} damaged." if bad else "\nWhole and unaltered.")

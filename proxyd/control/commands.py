@@ -1,0 +1,455 @@
+"""What may be asked at the control socket: one table, name -> permission, arguments, answer.
+
+Rule 1: what is not in COMMANDS can't be asked; what is, is checked for its permission before its arguments are used.
+Rule 2: arguments are typed; unknown ones are refused, so that a misspelt filter never lists everything.
+Rule 3: whoever sees a recording or a live screen is in the ledger before they see a recording, and when they
+        leave a live one; a live view is on the tape from its first moment.
+Rule 4: nobody blocks, or unblocks, themselves.
+Rule 5: answers hold text and numbers only: never a secret, never a password hash. Times are seconds since 1970.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+import msgspec
+import trio
+
+from proxyd import __version__, metrics
+from proxyd.control.client import Code, ControlError
+from proxyd.control.permissions import Caller, Permission
+from proxyd.recorder.catalog import LIVE, Catalog, NotFound, SessionFilter, SessionRow
+from proxyd.recorder.ledger import Ledger
+from proxyd.recorder.record import Kind
+
+if TYPE_CHECKING:
+    from proxyd.config import Config
+    from proxyd.recorder.recorder import Recorder
+    from proxyd.session import Registry, Session
+
+LIST_LIMIT = 100  # sessions a list shows unasked: a screenful or two
+LIST_MAXIMUM = 10_000  # about 5 MB of answer
+TEXT_LIMIT = 500  # characters of a reason: a sentence or three, and the tape keeps it for ever
+LEAVE_SECONDS = 10.0  # for the ledger entry of a view that ended; the disk may be slow, the viewer has gone
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Services(Protocol):
+    """What the daemon gives to the control socket."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force; replaced whole by a reload."""
+
+    @property
+    def registry(self) -> Registry:
+        """The live sessions."""
+
+    @property
+    def recorder(self) -> Recorder:
+        """The recorder, with its live tapes."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """Sessions and blocks."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was done, for good."""
+
+    started_at: float
+
+    async def reload(self) -> str:
+        """Read the configuration again; give a sentence about it. Raises ConfigError, and changed nothing."""
+
+
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A command without arguments."""
+
+
+_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+_Text = Annotated[str, msgspec.Meta(max_length=TEXT_LIMIT)]
+
+
+class Filter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which sessions: `user` and `target` are globs, `since` and `until` seconds since 1970."""
+
+    user: _Text = ""
+    target: _Text = ""
+    protocol: _Text = ""
+    state: Literal["", "live", "ended", "recovered", "failed"] = ""
+    since: float | None = None
+    until: float | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=LIST_MAXIMUM)] = LIST_LIMIT
+
+
+class One(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One session, by its id or the beginning of it."""
+
+    session: _Id
+
+
+class View(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A live session, from the record after `after`."""
+
+    session: _Id
+    after: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class Action(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Something done to a live session, and why."""
+
+    session: _Id
+    reason: _Text = ""
+
+
+class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who is released: a session, or USER@TARGET."""
+
+    whom: Annotated[str, msgspec.Meta(min_length=1, max_length=TEXT_LIMIT)]
+
+
+async def _status(services: Services, caller: Caller, _: Nothing) -> dict[str, Any]:
+    config, live = services.config, services.registry.list()
+    disk = await trio.to_thread.run_sync(_disk, config.recording.directory)
+    blocks = await trio.to_thread.run_sync(services.catalog.blocks)
+    protocols = sorted({session.protocol for session in live})
+    return {
+        "node": config.node,
+        "version": __version__,
+        "pid": os.getpid(),
+        "config": str(config.path),
+        "started_at": services.started_at,
+        "uptime_seconds": time.time() - services.started_at,
+        "sessions": {
+            "live": len(live),
+            "blocked": sum(session.gate.closed for session in live),
+            "viewers": sum(session.viewers for session in live),
+            "by_protocol": {name: sum(one.protocol == name for one in live) for name in protocols},
+        },
+        "blocked_users": len(blocks),
+        "recording": {
+            "directory": str(config.recording.directory),
+            "open": len(services.recorder.live),
+            "reserve_bytes": config.recording.reserve_bytes,
+            **disk,
+        },
+        "caller": {
+            "name": caller.name,
+            "uid": caller.uid,
+            "roles": list(caller.roles),
+            "permissions": sorted(caller.permissions),
+        },
+    }
+
+
+def _disk(directory: Path) -> dict[str, int]:
+    try:
+        return {"free_bytes": shutil.disk_usage(directory).free}
+    except OSError:  # no directory yet, or unreachable: the status of all the rest still counts
+        return {}
+
+
+async def _sessions(services: Services, _caller: Caller, wanted: Filter) -> dict[str, Any]:
+    rows = await trio.to_thread.run_sync(
+        services.catalog.sessions, SessionFilter(**msgspec.structs.asdict(wanted))
+    )
+    live = {session.id: session for session in services.registry.list()}
+    shown = {row.id: _row(row) for row in rows}
+    # A best-effort catalog may have missed the start of a session that is nevertheless alive.
+    missed = {
+        one.id: dict(_EMPTY_ROW) for one in live.values() if one.id not in shown and _wanted(one, wanted)
+    }
+    shown |= {name: row | {"state": LIVE} for name, row in missed.items()}
+    for name in shown.keys() & live.keys():
+        if shown[name]["state"] == LIVE:
+            shown[name] |= _live_row(live[name])
+    newest = sorted(shown.values(), key=lambda row: (-row["started_at"], row["id"]))
+    return {"sessions": newest[: wanted.limit]}
+
+
+def _wanted(session: Session, wanted: Filter) -> bool:
+    return (
+        wanted.state in ("", LIVE)
+        and wanted.protocol in ("", session.protocol)
+        and fnmatchcase(session.user, wanted.user or "*")
+        and fnmatchcase(session.target, wanted.target or "*")
+        and (wanted.until is None or session.started_at <= wanted.until)
+    )
+
+
+def _row(row: SessionRow) -> dict[str, Any]:
+    """Give a row of the catalog without what only recording tools need."""
+    answer = dataclasses.asdict(row)
+    answer["channels"] = dict(row.channels or {})
+    del answer["path"]  # Rule 3: the way to a recording leads through `replay`, `log` and `export`
+    return answer | {"blocked": False, "viewers": 0}
+
+
+_EMPTY_ROW: dict[str, Any] = {
+    "ended_at": None,
+    "reason": "",
+    "by": "",
+    "error": "",
+    "findings": 0,
+    "channels": {},
+}  # what only the catalog knows, for a session it missed
+
+
+def _live_row(session: Session) -> dict[str, Any]:
+    """Give what the session itself knows better than the catalog."""
+    tape = session.tape
+    return {
+        "id": session.id,
+        "protocol": session.protocol,
+        "user": session.user,
+        "user_ip": session.user_ip,
+        "how": session.how,
+        "target": session.target,
+        "host": session.host,
+        "login": session.login,
+        "started_at": session.started_at,
+        "ended_at": None,
+        "state": LIVE,
+        "size": tape.bytes_written,
+        "input_bytes": tape.input_bytes,
+        "output_bytes": tape.output_bytes,
+        "findings": len(session.findings),
+        "blocked": session.gate.closed,
+        "viewers": session.viewers,
+    }
+
+
+async def _show(services: Services, _caller: Caller, one: One) -> dict[str, Any]:
+    row = await _find_row(services, one.session)
+    views = await trio.to_thread.run_sync(_views, services.ledger, row["id"])
+    block = await trio.to_thread.run_sync(services.catalog.blocked, row["user"], row["target"])
+    live = next((one for one in services.registry.list() if one.id == row["id"]), None)
+    return {
+        "session": row,
+        "found": [dict(found) for found in live.findings] if live else [],  # of an ended one: its log
+        "views": views,
+        "block": dataclasses.asdict(block) if block else None,
+    }
+
+
+async def _find_row(services: Services, prefix: str) -> dict[str, Any]:
+    live = [session for session in services.registry.list() if session.id.startswith(prefix)]
+    try:
+        found = await trio.to_thread.run_sync(services.catalog.session, prefix)
+    except NotFound:
+        if len(live) != 1:
+            raise
+        return _EMPTY_ROW | _live_row(live[0])  # best effort: the catalog missed its start
+    session = next((one for one in live if one.id == found.id), None)
+    return _row(found) | (_live_row(session) if session and found.state == LIVE else {})
+
+
+def _views(ledger: Ledger, session_id: str) -> list[dict[str, Any]]:
+    wanted = ("who", "kind", "seconds")
+    return [
+        {"at": entry.at} | {name: entry.fields.get(name) for name in wanted}
+        for entry in ledger.viewers(session_id)
+    ]
+
+
+def _live(services: Services, prefix: str) -> Session:
+    """Find the one live session whose id is, or begins with, `prefix`."""
+    matching = [session for session in services.registry.list() if session.id.startswith(prefix)]
+    exact = [session for session in matching if session.id == prefix]
+    if not matching:
+        raise ControlError(Code.NOT_FOUND, f"no live session {prefix}: see proxyctl list --state live")
+    if len(matching) > 1 and not exact:
+        names = ", ".join(sorted(session.id for session in matching))
+        raise ControlError(Code.NOT_FOUND, f"{prefix} is the beginning of more than one session: {names}")
+    return (exact or matching)[0]
+
+
+def _refuse_oneself(caller: Caller, user: str, deed: str) -> None:
+    if caller.user and caller.user == user:
+        text = f"nobody {deed} themselves: this session's user {user} is you; ask another operator"
+        raise ControlError(Code.DENIED, text)
+
+
+async def _block(services: Services, caller: Caller, action: Action) -> dict[str, Any]:
+    session = _live(services, action.session)
+    user, target, by = session.user, session.target, caller.name
+    _refuse_oneself(caller, user, "blocks")
+    done: Mapping[str, Any] = {}
+    # The gate first: whatever waits here lets typed input pass. It may be shut already while the list could
+    # not be written; then only the list is missing.
+    blocked = services.catalog.blocked
+    if not session.gate.closed or await trio.to_thread.run_sync(blocked, user, target) is not None:
+        done = await session.block(by, action.reason)
+    entry = await trio.to_thread.run_sync(services.catalog.block, user, target, by, action.reason)
+    await _note(services, "block", session=session.id, user=user, target=target, who=by, reason=action.reason)
+    return {"session": session.id, "user": user, "target": target, "at": entry.at, **done}
+
+
+async def _unblock(services: Services, caller: Caller, release: Release) -> dict[str, Any]:
+    """Open the gate of one session, or of all of USER@TARGET, and take the user off the list.
+
+    While another session of theirs to that target is held, the user stays on the list.
+    """
+    user, at, target = release.whom.rpartition("@")
+    one = "" if at else release.whom
+    if one:
+        row = await _find_row(services, one)
+        one, user, target = row["id"], row["user"], row["target"]
+    _refuse_oneself(caller, user, "unblocks")
+    pair = [
+        it for it in services.registry.list() if (it.user, it.target) == (user, target) and it.gate.closed
+    ]
+    freed = [session for session in pair if one in ("", session.id)]
+    held = [session.id for session in pair if session not in freed]
+    listed = not held and await trio.to_thread.run_sync(services.catalog.unblock, user, target, caller.name)
+    if not listed and not freed:
+        raise ControlError(Code.NOT_FOUND, f"{user} is not blocked from {target}: see proxyctl blocked")
+    for session in freed:
+        await session.unblock(caller.name)
+    await _note(services, "unblock", session=one, user=user, target=target, who=caller.name)
+    return {"user": user, "target": target, "sessions": [session.id for session in freed], "held": held}
+
+
+async def _blocked(services: Services, _caller: Caller, _: Nothing) -> dict[str, Any]:
+    blocks = await trio.to_thread.run_sync(services.catalog.blocks)
+    return {"blocked": [dataclasses.asdict(block) for block in blocks]}
+
+
+async def _drop(services: Services, caller: Caller, action: Action) -> dict[str, Any]:
+    session = _live(services, action.session)
+    await session.drop(caller.name, action.reason)
+    await _note(
+        services,
+        "drop",
+        session=session.id,
+        user=session.user,
+        target=session.target,
+        who=caller.name,
+        reason=action.reason,
+    )
+    return {"session": session.id, "user": session.user, "target": session.target}
+
+
+async def _replay(services: Services, caller: Caller, one: One) -> dict[str, Any]:
+    return await _open_recording(services, caller, one, "replay")
+
+
+async def _log(services: Services, caller: Caller, one: One) -> dict[str, Any]:
+    return await _open_recording(services, caller, one, "log")
+
+
+async def _export(services: Services, caller: Caller, one: One) -> dict[str, Any]:
+    return await _open_recording(services, caller, one, "export")
+
+
+async def _open_recording(services: Services, caller: Caller, one: One, kind: str) -> dict[str, Any]:
+    """Allow the operator's own process to open a recording, once the ledger has it."""
+    found = await trio.to_thread.run_sync(services.catalog.session, one.session)
+    if found.state == LIVE and kind == "replay":
+        caller.require(Permission.WATCH)  # a recording that still grows is a live view
+    elif found.state == LIVE:
+        text = (
+            f"session {found.id} is still live, its {kind} comes with its end; now: proxyctl watch {found.id}"
+        )
+        raise ControlError(Code.REFUSED, text)
+    if not found.path:
+        raise ControlError(Code.NOT_FOUND, f"session {found.id} has no recording on this node")
+    row = await _find_row(services, found.id)
+    views = await trio.to_thread.run_sync(_views, services.ledger, found.id)
+    await _note(services, "view", session=found.id, who=caller.name, kind=kind, seconds=0)
+    return {"session": row, "path": found.path, "views": views}
+
+
+async def _reload(services: Services, caller: Caller, _: Nothing) -> dict[str, Any]:
+    message = await services.reload()
+    await _note(services, "reload", who=caller.name)
+    return {"message": message}
+
+
+async def _users(services: Services, _caller: Caller, _: Nothing) -> dict[str, Any]:
+    """List who may log in and how; what proves it stays here (Rule 5)."""
+    return {
+        "users": [
+            {
+                "name": name,
+                "roles": list(user.roles),
+                "password": user.password is not None,
+                "keys": len(user.keys),
+                "totp": user.totp is not None,
+                "factors": list(user.factors),
+                "source": list(user.source),
+            }
+            for name, user in sorted(services.config.users.items())
+        ]
+    }
+
+
+async def _note(services: Services, entry: str, /, **fields: Any) -> None:
+    await trio.to_thread.run_sync(lambda: services.ledger.append(entry, **fields))
+
+
+async def _watch(services: Services, caller: Caller, view: View, send: Send) -> None:
+    """Send META, then every record after `view.after` until the session ends or the viewer leaves.
+
+    `history` in the first frame is the last record there was before: what follows it is live.
+    """
+    session = _live(services, view.session)
+    tape, began = session.tape, time.time()
+    history = tape.seq
+    tape.add(Kind.CONTROL, {"action": "watch", "by": caller.name, "reason": ""})
+    session.viewers += 1
+    metrics.VIEWERS.inc()
+    try:
+        await send({"meta": dict(tape.meta), "session": _EMPTY_ROW | _live_row(session), "history": history})
+        async for packed in tape.watch_packed(view.after):
+            await send({"records": packed})
+        await send({"end": {}})
+    finally:
+        session.viewers -= 1
+        metrics.VIEWERS.dec()
+        tape.add(Kind.CONTROL, {"action": "leave", "by": caller.name, "reason": ""})
+        with trio.move_on_after(LEAVE_SECONDS, shield=True):
+            seen = {"kind": "live", "from": began, "seconds": round(time.time() - began, 3)}
+            await _note(services, "view", session=session.id, who=caller.name, **seen)
+
+
+Answer = Callable[[Services, Caller, Any], Awaitable[dict[str, Any]]]
+Streaming = Callable[[Services, Caller, Any, Send], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One row of the table; `stream` instead of `answer` for a command that runs until someone leaves."""
+
+    permission: Permission
+    arguments: type[msgspec.Struct]
+    answer: Answer | None = None
+    stream: Streaming | None = None
+
+
+_P = Permission
+COMMANDS: Mapping[str, Command] = {
+    "status": Command(_P.STATUS, Nothing, _status),
+    "sessions": Command(_P.LIST, Filter, _sessions),
+    "show": Command(_P.LIST, One, _show),
+    "watch": Command(_P.WATCH, View, stream=_watch),
+    "block": Command(_P.BLOCK, Action, _block),
+    "unblock": Command(_P.BLOCK, Release, _unblock),
+    "blocked": Command(_P.BLOCKS, Nothing, _blocked),
+    "drop": Command(_P.DROP, Action, _drop),
+    "log": Command(_P.LOG, One, _log),
+    "replay": Command(_P.REPLAY, One, _replay),
+    "export": Command(_P.REPLAY, One, _export),
+    "reload": Command(_P.RELOAD, Nothing, _reload),
+    "users": Command(_P.STATUS, Nothing, _users),
+}
