@@ -142,6 +142,7 @@ class SshEngine:
             if front.left.is_set():
                 relay.client_gone()
             await relay.over.wait()
+            await relay.told()
         finally:
             target_side.abort()
 

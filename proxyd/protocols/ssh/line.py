@@ -28,9 +28,6 @@ from proxyd.recorder.record import Kind
 if TYPE_CHECKING:
     from proxyd.protocols.ssh.relay import Relay
 
-SNIFF_BYTES = 16
-"""Bytes of each direction of a forward that are looked at: an SSH banner shows in 4, a TLS hello in 6."""
-
 REFUSED_BY_GATE = frozenset({"shell", "exec", "subsystem", "signal", "break", "env", "x11-req"})
 """Requests that act on the target; a window size does not, and a blocked user may still resize."""
 
@@ -57,6 +54,7 @@ class Line:
         self._cut = False
         self._eof_held = False
         self._closed = 0
+        self._status: int | None = None
         self._watch: transfers.Watch | None = None
         self._sniffed = {True: b"", False: b""}
         self._record_input = self._terminal_input
@@ -116,21 +114,30 @@ class Line:
 
     def _transfer_input(self, data: bytes) -> None:
         watch = self._watch
-        if watch is None or watch.broken:
-            self._record_input = self._terminal_input
-            self._terminal_input(data)
-            return
+        assert watch is not None  # noqa: S101 - this is chosen when there is one
         watch.from_client(data)
+        if watch.broken:
+            self._record_whole(watch)
+            self._terminal_input(data)
 
     def _transfer_output(self, data: bytes, datatype: int | None) -> None:
         watch = self._watch
+        assert watch is not None  # noqa: S101 - this is chosen when there is one
         if datatype == EXTENDED_DATA_STDERR:
             self.tape.add(Kind.ERROR_OUTPUT, data, self.number)
-        elif watch is None or watch.broken:
-            self._record_output = self._terminal_output
+            return
+        watch.from_target(data)
+        if watch.broken:
+            self._record_whole(watch)
             self._terminal_output(data, datatype)
-        else:
-            watch.from_target(data)
+
+    def _record_whole(self, watch: transfers.Watch) -> None:
+        """Record byte for byte from now on: what claimed to be a transfer is none."""
+        self._record_input, self._record_output = self._terminal_input, self._terminal_output
+        if watch.held_input:
+            self._terminal_input(watch.held_input)
+        if watch.held_output:
+            self._terminal_output(watch.held_output, None)
 
     def _forward_input(self, data: bytes) -> None:
         self._sniff(data, from_client=True)
@@ -140,9 +147,9 @@ class Line:
 
     def _sniff(self, data: bytes, *, from_client: bool) -> None:
         seen = self._sniffed[from_client]
-        if len(seen) >= SNIFF_BYTES:
+        if len(seen) >= transfers.SNIFF_BYTES:
             return
-        self._sniffed[from_client] = seen = seen + data[: SNIFF_BYTES - len(seen)]
+        self._sniffed[from_client] = seen = seen + data[: transfers.SNIFF_BYTES - len(seen)]
         if transfers.sniff(seen) == "ssh" and not self.relay.ssh_in_forward:
             self.relay.ssh_in_forward = True
             self.relay.session.finding(
@@ -208,6 +215,7 @@ class Line:
             self.relay.resized(self, *_size(window_change, body))
             return
         if name == "exit-status" and "status" in fields:
+            self._status = fields["status"]
             self.tape.add(Kind.EXIT, fields, self.number)
             return
         if name == "exit-signal" and "signal" in fields:
@@ -245,12 +253,12 @@ class Line:
 
     def _both_input(self, data: bytes) -> None:
         self._terminal_input(data)
-        if self._watch is not None and not self._watch.broken:
+        if self._watch is not None:
             self._watch.from_client(data)
 
     def _both_output(self, data: bytes, datatype: int | None) -> None:
         self._terminal_output(data, datatype)
-        if self._watch is not None and not self._watch.broken and datatype is None:
+        if self._watch is not None and datatype is None:
             self._watch.from_target(data)
 
     # ------------------------------------------------------------------ start and end
@@ -288,15 +296,18 @@ class Line:
         self._end()
 
     def _end(self) -> None:
-        if self._watch is not None:
-            self._watch.close()
-            omitted = {
-                "why": "file body",
-                "input": self._watch.omitted_input,
-                "output": self._watch.omitted_output,
-            }
-            if omitted["input"] or omitted["output"]:
-                self.tape.add(Kind.OMITTED, omitted, self.number)
+        if self._watch is None:
+            self._told()
+        else:
+            self._watch.close(self._status, self._told)
+
+    def _told(self) -> None:
+        """Put the end on the tape, after the last event of a transfer."""
+        watch = self._watch
+        bodies = self.relay.session.permit.target.file_bodies
+        if watch is not None and not bodies and (watch.omitted_input or watch.omitted_output):
+            omitted = {"why": "file body", "input": watch.omitted_input, "output": watch.omitted_output}
+            self.tape.add(Kind.OMITTED, omitted, self.number)
         self.tape.add(
             Kind.CHANNEL,
             {"event": "close", "type": self.kind, "input": self.passed_bytes, "output": self.output_bytes},

@@ -8,8 +8,6 @@ Rule 3: `part` says goodbye both ways: a line in every terminal, and the disconn
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -38,6 +36,9 @@ if TYPE_CHECKING:
 
 MAX_CHANNELS = 256
 """Open channels of one connection; a browser behind -D opens some 50, a flood thousands."""
+
+TOLD_S = 5.0
+"""Seconds the end of a session waits for hashes of transfers that are still being computed."""
 
 SETTLE_S = 1.0
 """Seconds a block waits for the target's sign before it reports `settled: false`."""
@@ -79,7 +80,7 @@ class Relay:
         self._numbers = 0
         self._passed_by_ended = 0
         self._held = False
-        self._answers: deque[asyncio.Future[bytes | None]] = deque()
+        self._quiet = trio.Event()
 
     # ------------------------------------------------------------------ rule 1: channels
 
@@ -88,7 +89,14 @@ class Relay:
         self._numbers += 1
         line = Line(self, self._numbers, kind)
         self._lines[line.number] = line
+        self._quiet = trio.Event()
         return line
+
+    async def told(self) -> None:
+        """Wait until every line has put its end on the tape, at most TOLD_S."""
+        with trio.move_on_after(TOLD_S):
+            while self._lines:
+                await self._quiet.wait()
 
     async def join(self, opener: RelayChannel, kind: str, body: bytes) -> RelayChannel:
         """Open the other half of the line whose first half a peer just opened; asyncssh awaits this.
@@ -104,13 +112,13 @@ class Relay:
             line.open_record(body)
             await other.open_as(kind, body)
         except ChannelOpenError as error:
-            self._lines.pop(line.number, None)
+            self._forget(line)
             self.session.tape.add(
                 Kind.CHANNEL, {"event": "refused", "type": kind, "reason": error.reason}, line.number
             )
             raise
         except Exception as error:  # a bug here must cost one channel, not the connection
-            self._lines.pop(line.number, None)
+            self._forget(line)
             raise ChannelOpenError(OPEN_CONNECT_FAILED, "The channel could not be opened") from error
         if opener.get_connection_or_none() is None:
             other.close()
@@ -145,7 +153,12 @@ class Relay:
     def line_ended(self, line: Line) -> None:
         """Take a line off the list."""
         self._passed_by_ended += line.passed_bytes
+        self._forget(line)
+
+    def _forget(self, line: Line) -> None:
         self._lines.pop(line.number, None)
+        if not self._lines:
+            self._quiet.set()
 
     def resized(self, line: Line, columns: int, rows: int) -> None:
         """Put a terminal's size on the tape."""

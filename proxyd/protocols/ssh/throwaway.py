@@ -28,6 +28,13 @@ class _Server(asyncssh.SSHServer):
         return True
 
 
+class _Files(asyncssh.SFTPServer):
+    """asyncssh's SFTP server, with the exit status that scp waits for."""
+
+    def exit(self) -> None:
+        self.channel.exit(0)
+
+
 class _Shell:
     """One shell or command of one channel."""
 
@@ -61,7 +68,7 @@ class _Shell:
         if child == 0:
             os.environ |= {
                 "TERM": self.process.term_type or "dumb",
-                "PS1": "demo:\\w\\$ ",
+                "PS1": "web1:\\W$ ",
                 "HISTFILE": "/dev/null",
             }
             argv = [argv[0], "--norc", *argv[1:]] if argv[0].endswith("bash") else argv
@@ -81,8 +88,8 @@ class _Shell:
     async def _shown(self, terminal: int) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            readable = loop.create_future()
-            loop.add_reader(terminal, lambda readable=readable: readable.done() or readable.set_result(None))
+            readable: asyncio.Future[None] = loop.create_future()
+            loop.add_reader(terminal, _once, readable)
             try:
                 await readable
             finally:
@@ -114,6 +121,11 @@ class _Shell:
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows or 24, columns or 80, 0, 0))
 
 
+def _once(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)
+
+
 async def _shell(process: asyncssh.SSHServerProcess[bytes]) -> None:
     await _Shell(process).run()
 
@@ -127,7 +139,7 @@ async def _serve(directory: Path) -> None:
         server_host_keys=[str(directory / "target_host_key")],
         authorized_client_keys=str(directory / "target_login_key.pub"),
         process_factory=_shell,
-        sftp_factory=True,
+        sftp_factory=_Files,
         encoding=None,
         line_editor=False,
         config=None,

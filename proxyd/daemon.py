@@ -1,0 +1,257 @@
+"""The composition root: everything the daemon is made of, started in order and ended in order.
+
+Rule 1: recordings a crash left open are sealed before the first session begins.
+Rule 2: `ready` is logged once every listener accepts, and names them all.
+Rule 3: a stop accepts nothing new, lets sessions finish for `drain_seconds`, drops the rest with a word, and seals
+        every tape; a second signal shortens the wait to nothing.
+Rule 4: a reload replaces users, targets and grants for new logins; a broken file changes nothing and says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from proxyd import __version__, config, host, log, metrics
+from proxyd.access import Access
+from proxyd.admission import Admission
+from proxyd.config import Config
+from proxyd.control.server import ControlServer
+from proxyd.engine import Caller, Converse, Core, Engine
+from proxyd.errors import ConfigError
+from proxyd.listener import Listener
+from proxyd.protocols.ssh.engine import SshEngine, front_options
+from proxyd.recorder.catalog import Catalog
+from proxyd.recorder.keys import load_signer
+from proxyd.recorder.ledger import Ledger
+from proxyd.recorder.recorder import Gauges, Recorder
+from proxyd.recorder.recover import recover
+from proxyd.session import SHUTTING_DOWN, Registry
+from proxyd.systemd_notify import notify
+
+SHUTDOWN_BY = "proxyd"
+"""Who a recording says dropped the sessions that a stop ended."""
+
+SEAL_ALL_S = 15.0
+"""Seconds all tapes together may take to seal at a stop; after that recovery does it at the next start."""
+
+_log = log.get("daemon")
+
+
+def serve(path: Path) -> None:
+    """Run the daemon until SIGTERM or SIGINT; raises ConfigError when it can't start."""
+    settings = config.load(path)
+    log.setup(settings.log)
+    host.run(functools.partial(Daemon(settings).run), stray=_stray)
+
+
+def _stray(context: dict[str, Any]) -> None:
+    """Log what nobody took on the host loop: one connection's bug must not end the daemon."""
+    _log.error("a bug on the host loop", what=context.get("message"), exc_info=context.get("exception"))
+
+
+class Daemon:
+    """The parts, and how they are put together; also what the control socket is given."""
+
+    def __init__(self, settings: Config) -> None:
+        self.started_at = time.time()
+        self._settings = settings
+        self._listeners: list[Listener] = []
+        self.core: Core
+
+    # what the control socket needs, under the names it knows ---------------------------------
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.core.config
+
+    @property
+    def registry(self) -> Registry:
+        """The live sessions."""
+        return self.core.registry
+
+    @property
+    def recorder(self) -> Recorder:
+        """The recorder."""
+        return self.core.recorder
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog of sessions."""
+        return self.core.catalog
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger."""
+        return self.core.ledger
+
+    # ----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Start everything, serve, end everything; raises ConfigError when something can't start."""
+        async with self._core() as self.core, trio.open_nursery() as nursery:
+            with host.signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as arriving:
+                await nursery.start(self.core.recorder.run)
+                names = await self._open(nursery)
+                for listener in self._listeners:
+                    nursery.start_soon(listener.run)
+                notify("READY=1")
+                _log.info("ready", version=__version__, node=self.config.node, **names)
+                await trio.to_thread.run_sync(
+                    functools.partial(self.ledger.append, "start", version=__version__)
+                )
+                await self._until_stopped(arriving)
+                notify("STOPPING=1")
+                await self._drain(arriving)
+            nursery.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def _core(self) -> AsyncIterator[Core]:
+        """Open keys, catalog and ledger; seal what a crash left; close them at the end."""
+        settings = self._settings
+        recording = settings.recording
+        signer = await trio.to_thread.run_sync(load_signer, recording.signing_key)
+        catalog = await trio.to_thread.run_sync(Catalog, recording.catalog)
+        ledger = await trio.to_thread.run_sync(lambda: Ledger(recording.ledger, signer, settings.node))
+        try:
+            recovered = await trio.to_thread.run_sync(
+                lambda: recover(
+                    recording.directory, signer, node=settings.node, catalog=catalog, ledger=ledger
+                )
+            )
+            if recovered:
+                _log.warning("recordings recovered after a crash", count=len(recovered))
+            recorder = Recorder(
+                recording, settings.node, catalog=catalog, ledger=ledger, gauges=_Gauges(), signer=signer
+            )
+            yield Core(
+                settings,
+                Access(settings),
+                Admission(settings.admission),
+                catalog,
+                ledger,
+                recorder,
+                Registry(),
+            )
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(functools.partial(ledger.append, "stop"))
+                ledger.close()
+                catalog.close()
+
+    async def _open(self, nursery: trio.Nursery) -> dict[str, str]:
+        """Open every listener; give their names and addresses."""
+        names: dict[str, str] = {}
+        settings = self.config
+        if settings.listen.ssh is not None:
+            options = await front_options(settings.listen.ssh)
+
+            def make(caller: Caller, converse: Converse) -> Engine:
+                return SshEngine(self.core, options, caller, converse)
+
+            listener = Listener(self.core, "ssh", settings.listen.ssh.address, make)
+            self._listeners.append(listener)
+            names["ssh"] = listener.address
+        if settings.listen.metrics is not None:
+            names["metrics"] = await nursery.start(metrics.serve, settings.listen.metrics.address)
+        names["control"] = str(await nursery.start(ControlServer(self).serve))
+        return names
+
+    async def _until_stopped(self, arriving: AsyncIterator[int]) -> None:
+        async for number in arriving:
+            if number != signal.SIGHUP:
+                _log.info("stopping", signal=signal.Signals(number).name, sessions=len(self.registry))
+                return
+            notify("RELOADING=1")
+            with contextlib.suppress(ConfigError):  # logged there; what was in force still is
+                await self.reload()
+            notify("READY=1")
+
+    async def reload(self) -> str:
+        """Read the configuration again; raises ConfigError, and has changed nothing then (rule 4)."""
+        try:
+            settings = await trio.to_thread.run_sync(config.load, self._settings.path)
+        except ConfigError as error:
+            _log.error("reload refused", why=str(error))
+            raise
+        core = self.core
+        core.access = core.access.renewed(settings)
+        core.admission.reconfigure(settings.admission)
+        before = core.config  # what was opened at the start stays as it was opened
+        core.config = msgspec.structs.replace(
+            settings, node=before.node, state=before.state, recording=before.recording, control=before.control,
+            listen=before.listen,
+        )  # fmt: skip
+        log.setup(settings.log)
+        await trio.to_thread.run_sync(functools.partial(self.ledger.append, "reload"))
+        text = f"{len(settings.users)} users, {len(settings.targets)} targets, {len(settings.grants)} grants in force"
+        _log.info(
+            "reloaded", users=len(settings.users), targets=len(settings.targets), grants=len(settings.grants)
+        )
+        return text
+
+    async def _drain(self, arriving: AsyncIterator[int]) -> None:
+        """End the sessions (rule 3)."""
+        for listener in self._listeners:
+            listener.close()
+        with trio.move_on_after(self.config.drain_seconds):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._until_signal, arriving, nursery.cancel_scope)
+                for session in self.registry.list():
+                    await session.ended.wait()
+                nursery.cancel_scope.cancel()
+        with trio.move_on_after(SEAL_ALL_S):
+            async with trio.open_nursery() as nursery:
+                for session in self.registry.list():
+                    nursery.start_soon(
+                        functools.partial(
+                            session.drop, SHUTDOWN_BY, "stop", text=SHUTTING_DOWN, kind="shutdown"
+                        )
+                    )
+            for session in self.registry.list():
+                await session.ended.wait()
+
+    @staticmethod
+    async def _until_signal(arriving: AsyncIterator[int], scope: trio.CancelScope) -> None:
+        async for number in arriving:
+            if number != signal.SIGHUP:
+                scope.cancel()
+                return
+
+
+class _Gauges(Gauges):
+    """Puts what the recorder says about itself into the metrics and the log."""
+
+    def lag(self, seconds: float) -> None:
+        metrics.RECORDER_LAG.set(seconds)
+
+    def queue(self, size: int) -> None:
+        metrics.RECORDER_QUEUE.set(size)
+
+    def unsealed(self, count: int) -> None:
+        metrics.UNSEALED_SEGMENTS.set(count)
+
+    def synced(self, seconds: float) -> None:
+        metrics.FSYNC_SECONDS.observe(seconds)
+
+    def written(self, size: int) -> None:
+        metrics.RECORDED_BYTES.inc(size)
+
+    def viewers(self, count: int) -> None:
+        metrics.VIEWERS.set(count)
+
+    def failed(self, policy: str) -> None:
+        metrics.RECORDINGS_FAILED.labels(policy=policy).inc()
+
+    def trouble(self, what: str, session: str, error: str) -> None:
+        _log.error("recording in trouble", what=what, session=session, error=error)

@@ -1,0 +1,402 @@
+"""What is told of a file that passes: its event, its size, and its SHA-256 made beside the event loop.
+
+Rule 1: the event loop never hashes. One daemon thread of the process does; only when more than QUEUED_LIMIT bytes
+        wait for it does the caller hash its own file's bytes itself, which slows the sender down.
+Rule 2: a body is never collected: it is counted, handed to the hash in slices, and forgotten. Bytes that come ahead of
+        their place are kept up to REORDER_LIMIT a stream; beyond that the file has no hash, and the event says why.
+Rule 3: a hash is told only for a body that passed once, in sequence, from offset 0.
+Rule 4: a watch never raises for what a peer sent: it turns `broken`, says so in one Finding, and parses no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from queue import SimpleQueue
+from typing import Any
+
+from proxyd.protocols.ssh.wire import WireError
+
+QUEUED_LIMIT = 8 * 1024 * 1024
+"""Bytes of all files that may wait for the hashing thread: 5 ms of its work."""
+
+REORDER_LIMIT = 4 * 1024 * 1024
+"""Bytes kept ahead of their place in one stream: OpenSSH asks for 64 blocks of 32 KiB at once, 2 MiB."""
+
+JOIN_LIMIT = 1024 * 1024
+"""Bytes joined for one call of the hash: it lets the interpreter go meanwhile, and joining more holds it too long."""
+
+GATHER_S = 0.002
+"""What the thread lets gather before it looks again: at full rate a wake-up then serves some 20 packets."""
+
+PIECE_COST = 128
+"""Bytes a kept slice costs beside its content: its object and its place in a list or map."""
+
+TEXT_KEPT = 4096
+"""Bytes of a path that go to an event: PATH_MAX of Linux."""
+
+EMPTY = hashlib.sha256(b"").hexdigest()
+
+Deliver = Callable[[Callable[[], None]], object]
+"""Calls its argument later on the event loop's thread; safe to use from any thread (`loop.call_soon_threadsafe`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One file operation: `path` at the target, `size` in bytes that passed, `result` "ok" or what was answered.
+
+    `to`: the second path (rename: the new name; symlink, link: what the new name at `path` points to; copy: where to).
+    `name`: what an SCP sender calls the file. `why`: why there is no hash. `expected`: the size announced, in bytes.
+    """
+
+    protocol: str
+    operation: str
+    path: str
+    size: int = 0
+    sha256: str | None = None
+    result: str = "ok"
+    to: str = ""
+    name: str = ""
+    detail: str = ""
+    why: str = ""
+    expected: int | None = None
+    truncated: bool = False
+    appended: bool = False
+
+    def as_map(self) -> dict[str, Any]:
+        """Give the body of the TRANSFER record; fields that say nothing are left out, `sha256` never."""
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        always = ("protocol", "operation", "path", "size", "sha256", "result")
+        return {key: value for key, value in told.items() if key in always or value not in ("", None, False)}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something an auditor should look at; `text` holds no byte of the wire."""
+
+    code: str
+    severity: str
+    text: str
+
+    def as_map(self) -> dict[str, Any]:
+        """Give the body of the FINDING record."""
+        return {"code": self.code, "severity": self.severity, "text": self.text}
+
+
+Event = Transfer | Finding
+Emit = Callable[[Event], None]
+
+
+def shown(text: bytes) -> str:
+    """Give a path or a message for an event: at most TEXT_KEPT bytes, what is not UTF-8 escaped."""
+    cut = text[:TEXT_KEPT].decode("utf-8", "backslashreplace")
+    return cut if len(text) <= TEXT_KEPT else cut + "…"
+
+
+class _HashThread:
+    """The one thread of the process that hashes; started with the first file."""
+
+    def __init__(self) -> None:
+        self.lock = (
+            threading.Lock()
+        )  # over waiting_bytes and every digest's list; held for a few instructions
+        self.waiting_bytes = 0
+        self._due: SimpleQueue[Digest] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def wake(self, digest: Digest) -> None:
+        """Have the thread hash what waits in `digest`."""
+        self._due.put(digest)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="proxyd-sha256", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            self._due.get().drain()
+            if self._due.empty():
+                time.sleep(
+                    GATHER_S
+                )  # not a wait for anything: a wake-up per packet would cost more than the hash
+
+
+_thread = _HashThread()
+
+
+class Digest:
+    """The SHA-256 of one body; used from the event loop's thread, hashed by another."""
+
+    def __init__(self, deliver: Deliver) -> None:
+        self._deliver = deliver
+        self._hash = hashlib.sha256()
+        self._waiting: list[bytes | memoryview] = []
+        self._queued = False
+        self._finished: Callable[[str], None] | None = None
+        self._turn = threading.Lock()  # held by the one who hashes
+
+    def update(self, data: bytes | memoryview) -> None:
+        """Append `data`; it must not change afterwards. Hashes itself when QUEUED_LIMIT is reached."""
+        with _thread.lock:
+            self._waiting.append(data)
+            _thread.waiting_bytes += len(data) + PIECE_COST
+            full = _thread.waiting_bytes > QUEUED_LIMIT
+            wake = not self._queued and not full
+            self._queued = self._queued or wake
+        if full:
+            self.drain()
+        elif wake:
+            _thread.wake(self)
+
+    def finish(self, callback: Callable[[str], None]) -> None:
+        """Have `callback` called once with the hex digest, later, on the event loop's thread."""
+        with _thread.lock:
+            self._finished = callback
+        _thread.wake(self)
+
+    def abandon(self) -> None:
+        """Forget what waits: nobody will ask."""
+        with _thread.lock:
+            _thread.waiting_bytes -= _cost(self._waiting)
+            self._waiting = []
+
+    def drain(self) -> None:
+        """Hash all that waits, and deliver the result when the body has ended; from any thread."""
+        with self._turn:
+            while True:
+                with _thread.lock:
+                    waiting, self._waiting = self._waiting, []
+                    self._queued = False
+                    if not waiting:
+                        finished, self._finished = self._finished, None
+                        break
+                self._absorb(waiting)
+                with _thread.lock:
+                    _thread.waiting_bytes -= _cost(waiting)
+        if finished is not None:
+            told, result = finished, self._hash.hexdigest()
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to be told
+                self._deliver(lambda: told(result))
+
+    def _absorb(self, waiting: list[bytes | memoryview]) -> None:
+        batch: list[bytes | memoryview] = []
+        gathered = 0
+        for piece in waiting:
+            batch.append(piece)
+            gathered += len(piece)
+            if gathered >= JOIN_LIMIT:
+                self._hash.update(b"".join(batch))
+                batch, gathered = [], 0
+        if batch:
+            self._hash.update(batch[0] if len(batch) == 1 else b"".join(batch))
+
+
+def _cost(waiting: list[bytes | memoryview]) -> int:
+    return sum(map(len, waiting)) + PIECE_COST * len(waiting)
+
+
+class Room:
+    """How many bytes one stream keeps ahead of their place."""
+
+    __slots__ = ("used",)
+
+    def __init__(self) -> None:
+        self.used = 0
+
+
+class Body:
+    """What passed of one file in one direction: counted, and hashed while it comes in sequence from offset 0.
+
+    A block is `begin`, any number of `piece`, `end`; blocks may come out of order as far as `room` goes.
+    """
+
+    __slots__ = ("_ahead", "_block", "_block_at", "_deliver", "_digest", "_next", "_room", "size", "why")
+
+    def __init__(self, deliver: Deliver, room: Room) -> None:
+        self.size = 0
+        self.why = ""
+        self._deliver = deliver
+        self._room = room
+        self._next = 0
+        self._digest: Digest | None = None
+        self._ahead: dict[int, bytearray] = {}
+        self._block: bytearray | None = None
+        self._block_at = 0
+
+    def begin(self, offset: int) -> None:
+        """Begin a block at `offset`."""
+        if offset == self._next or self.why:
+            return
+        if offset < self._next or offset in self._ahead:
+            self.lose("passed more than once")
+        elif offset - self._next > REORDER_LIMIT:
+            self.lose(self._gap())
+        else:
+            self._block, self._block_at = bytearray(), offset
+            self._room.used += PIECE_COST
+
+    def piece(self, data: bytes | memoryview) -> None:
+        """Take the next bytes of the block."""
+        size = len(data)
+        self.size += size
+        if self.why:
+            return
+        if self._block is None:
+            self._next += size
+            if self._digest is None:
+                self._digest = Digest(self._deliver)
+            self._digest.update(data)
+        elif self._room.used + size > REORDER_LIMIT:
+            self.lose(self._gap())
+        else:
+            self._room.used += size
+            self._block += data
+
+    def end(self) -> None:
+        """End the block; blocks that waited for it follow."""
+        if self._block is not None:
+            if self._block:
+                self._ahead[self._block_at] = self._block
+            else:
+                self._room.used -= PIECE_COST
+            self._block = None
+        elif self._ahead:
+            self._follow()
+
+    def lose(self, why: str) -> None:
+        """Give the hash up; the first reason stays."""
+        self.why = self.why or why
+        if self._digest is not None:
+            self._digest.abandon()
+            self._digest = None
+        kept = list(self._ahead.values()) if self._block is None else [*self._ahead.values(), self._block]
+        self._room.used -= sum(len(block) + PIECE_COST for block in kept)
+        self._ahead, self._block = {}, None
+
+    def finish(self, callback: Callable[[str | None], None]) -> None:
+        """End the body: `callback` gets the hex digest later on the loop's thread, or None (see `why`) at once."""
+        if self._ahead or self._block:
+            self.lose(self._gap())
+        digest, self._digest = self._digest, None
+        if digest is not None:
+            digest.finish(callback)
+        else:
+            callback(None if self.why else EMPTY)
+
+    def _gap(self) -> str:
+        return "out of sequence" if self._next else "does not begin at offset 0"
+
+    def _follow(self) -> None:
+        if self._digest is None:  # the hash was given up, or the block was empty
+            return
+        while (block := self._ahead.pop(self._next, None)) is not None:
+            self._next += len(block)
+            self._room.used -= len(block) + PIECE_COST
+            self._digest.update(bytes(block))
+        if self._ahead and min(self._ahead) < self._next:
+            self.lose("passed more than once")
+
+
+class StreamWatch:
+    """What the watches of all protocols share: a stream that is parsed until it breaks, and events that may be late.
+
+    `emit` is called on the loop's thread: at once, or through `deliver` when a hash has to be waited for.
+    `omitted_input`, `omitted_output`: bytes that passed and are not to be on the tape. The call in which the watch
+    turns `broken` is not among them: the engine puts that data on the tape, and all that follows; before it go
+    `held_input` and `held_output`, the beginnings of a packet or line that were not yet understood by then.
+    """
+
+    code = ""
+
+    def __init__(self, emit: Emit, deliver: Deliver) -> None:
+        self.emit = emit
+        self.broken = False
+        self.omitted_input = 0
+        self.omitted_output = 0
+        self.held_input = b""
+        self.held_output = b""
+        self._deliver = deliver
+        self._room = Room()
+        self._hashing = 0
+        self._ended = False
+        self._status: int | None = None
+        self._settled: Callable[[], None] | None = None
+
+    def from_client(self, data: bytes) -> None:
+        """Take what is being forwarded to the target; never raises, never waits."""
+        if self.broken:
+            return
+        try:
+            self._client(data)
+        except WireError as error:
+            self._break("client", error)
+        else:
+            self.omitted_input += len(data)
+
+    def from_target(self, data: bytes) -> None:
+        """Take what is being forwarded to the client; never raises, never waits."""
+        if self.broken:
+            return
+        try:
+            self._target(data)
+        except WireError as error:
+            self._break("target", error)
+        else:
+            self.omitted_output += len(data)
+
+    def close(self, status: int | None = None, settled: Callable[[], None] | None = None) -> None:
+        """End the stream: what is unfinished is told as "incomplete".
+
+        `status`: the exit status, where one was sent. `settled` is called on the loop's thread once no event is due.
+        """
+        self._settled = settled
+        if not self._ended:
+            self._ended, self._status = True, status
+            if not self.broken:
+                self._unfinished()
+        self._settle()
+
+    def _client(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def _target(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def _held(self) -> tuple[bytes, bytes]:
+        """Give what came in earlier calls, of client and target, and is still waiting for its rest."""
+        raise NotImplementedError
+
+    def _unfinished(self) -> None:
+        """Tell what has not ended, and forget it."""
+        raise NotImplementedError
+
+    def _tell(self, transfer: Transfer, body: Body) -> None:
+        """Emit `transfer` with the size and hash of `body`, now or when the hash is there."""
+        self._hashing += 1
+        sized = replace(transfer, size=body.size)
+        body.finish(lambda sha256: self._hashed(replace(sized, sha256=sha256, why=body.why)))
+
+    def _hashed(self, transfer: Transfer) -> None:
+        self._hashing -= 1
+        self.emit(transfer)
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._hashing == 0 and self._ended and self._settled is not None:
+            settled, self._settled = self._settled, None
+            settled()
+
+    def _break(self, side: str, error: WireError) -> None:
+        self.broken = True
+        self.held_input, self.held_output = self._held()
+        self.omitted_input -= len(self.held_input)
+        self.omitted_output -= len(self.held_output)
+        self.emit(
+            Finding(
+                f"not-{self.code}", "high", f"a stream that claims to be {self.code} is not: {side}: {error}"
+            )
+        )
+        self._unfinished()
