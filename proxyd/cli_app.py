@@ -56,7 +56,10 @@ class Run:
         """Give the client of the daemon named by --socket, or by the configuration."""
         from proxyd.control.client import Client  # noqa: PLC0415  as in `config`
 
-        return Client(self.socket or self.config().control.socket, **options)
+        if self.socket is not None:
+            return Client(self.socket, **options)
+        start = f"proxyd serve --config {self.find_config()}"
+        return Client(self.config().control.socket, start=start, **options)
 
     def call(self, name: str, **arguments: Any) -> dict[str, Any]:
         """Ask the daemon one command. Raises ControlError, ConfigError."""

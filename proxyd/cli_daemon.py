@@ -49,7 +49,7 @@ def init(run: Run, directory: Path, ssh_port: int, metrics_port: int) -> None:
         run.output.line(f"made  {path}")
     if not made.created:
         run.output.line(f"Everything is there already: {made.config}")
-    run.output.line("")
+    run.output.line()
     run.output.line(f"Next: add users, targets and grants to {made.config}, then")
     run.output.line(f"  proxyd check --config {made.config}")
     run.output.line(f"  proxyd serve --config {made.config}")

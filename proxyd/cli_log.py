@@ -77,7 +77,7 @@ class _Typing:
         del self._echo[:-ECHO_LIMIT]
         if not self._waiting:
             return
-        seen = _ESCAPES.sub(b"", bytes(self._echo)).decode(errors="replace")
+        seen = _rubbed_out(_ESCAPES.sub(b"", bytes(self._echo)).decode(errors="replace"))
         while self._waiting and self._waiting[0].text.strip() and self._waiting[0].text.strip() in seen:
             yield self._waiting.pop(0)
 
@@ -91,6 +91,18 @@ class _Typing:
 
     def _newline_since(self) -> bool:
         return b"\n" in self._echo
+
+
+def _rubbed_out(text: str) -> str:
+    """Give what is left on the screen where a shell has gone back and erased."""
+    if "\b" not in text:
+        return text
+    first, *rest = text.split("\b")
+    left = [*first]
+    for part in rest:
+        del left[-1:]
+        left += part
+    return "".join(left)
 
 
 def _edited(text: str, char: str) -> str:
@@ -150,7 +162,8 @@ def _told(record: Record) -> tuple[str, str] | None:
             return "finding", f"{body.get('severity', '')}: {body.get('text') or body.get('code', '')}"
         case Kind.CONTROL:
             reason = f": {body['reason']}" if body.get("reason") else ""
-            return "control", f"{body.get('action', '')} by {body.get('by', '')}{reason}"
+            by = f" by {body['by']}" if body.get("by") else ""
+            return "control", f"{body.get('action', '')}{by}{reason}"
         case Kind.REFUSED:
             return "refused", f"{size(len(body))} of input while blocked"
         case Kind.NOTICE:
@@ -183,7 +196,7 @@ def _request(body: dict[str, Any]) -> tuple[str, str] | None:
 
 def _transfer(body: dict[str, Any]) -> str:
     parts = [_text(body.get("operation", "")), _text(body.get("path", ""))]
-    if body.get("size") is not None:
+    if body.get("size") or body.get("operation") in ("put", "get"):
         parts.append(size(body["size"]))
     if digest := body.get("sha256"):
         parts.append(f"sha256 {digest.hex() if isinstance(digest, bytes) else digest}")

@@ -44,8 +44,8 @@ class Output:
         self.said = True
         click.echo(json.dumps(_json_of(value), ensure_ascii=False))
 
-    def line(self, text: str) -> None:
-        """Print one line for people; nothing with --json."""
+    def line(self, text: str = "") -> None:
+        """Print one line for people, or an empty one; nothing with --json."""
         if not self.json:
             click.echo(clean(text))
 
@@ -89,7 +89,10 @@ class Output:
             table.add_column(column.heading, no_wrap=not column.fold, overflow="fold", justify=justify)
         for line in cells:
             table.add_row(*(Text(line[index], style=STYLES.get(line[index], "")) for index in shown))
-        console.print(table)
+        with console.capture() as printed:
+            console.print(table)
+        for text in printed.get().splitlines():
+            click.echo(text.rstrip())  # rich fills the last column; a file has no use for that
 
     def facts(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Print names and values, one a line, values aligned; empty values are left out."""

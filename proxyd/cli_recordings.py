@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -119,7 +120,7 @@ def log(run: Run, session: str, identity: Path | None) -> None:
     from proxyd.cli_log import entries  # noqa: PLC0415  cli.py, Rule 3
 
     recording, answer, _ = _open(run, "log", session, identity)
-    lines = sorted(entries(recording.records()))
+    lines = sorted(entries(recording.records()), key=attrgetter("at_us"))
     if run.output.json:
         shown = [entry._asdict() for entry in lines]
         run.output.document({"session": answer["session"], "entries": shown, "views": answer["views"]})
@@ -127,7 +128,8 @@ def log(run: Run, session: str, identity: Path | None) -> None:
         row = answer["session"]
         began = run.output.time(row["started_at"])
         lasted = duration((row["ended_at"] or row["started_at"]) - row["started_at"])
-        run.output.line(f"{who(row)}, {began}, {lasted}\n")
+        run.output.line(f"{who(row)}, {began}, {lasted}")
+        run.output.line()
         columns = [
             Column("AT", lambda entry: position(entry["at_us"]), right=True),
             Column("CH", lambda entry: entry["channel"] or "", keep=1, right=True),
@@ -136,7 +138,8 @@ def log(run: Run, session: str, identity: Path | None) -> None:
         ]
         run.output.table(columns, (entry._asdict() for entry in lines), "Nothing happened.")
         views = views_of(answer, run.output)
-        run.output.line("\nWatched by")
+        run.output.line()
+        run.output.line("Watched by")
         for view in views or ["nobody"]:
             run.output.line(f"  {view}")
     _warn_of_damage(run, recording)
@@ -353,4 +356,5 @@ def _report(run: Run, reports: Sequence[Report]) -> None:
                 f"{report.session[:ID_SHOWN] or 'ledger'}{place if problem.file else ''}: {problem.text}"
             )
     bad = sum(not report.ok for report in reports)
-    run.output.line(f"\n{bad} of {len(reports)} damaged." if bad else "\nWhole and unaltered.")
+    run.output.line()
+    run.output.line(f"{bad} of {len(reports)} damaged." if bad else "Whole and unaltered.")

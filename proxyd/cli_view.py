@@ -258,7 +258,8 @@ class Player:
         """Play to the end; False when the operator left before."""
         while True:
             record = self._next
-            if record is None and (self._more is None or self._view.scene.end is not None):
+            over = record is None and (self._more is None or self._view.scene.end is not None)
+            if over and not self._paused:
                 return True
             wait = self._wait_for(record)
             if wait == 0 and record is not None and not self._paused:

@@ -540,9 +540,9 @@ class _Reader:
             at = at[:-1]
         raise ConfigError(f"{_dotted(where)}: {message}" if where else message, self._path, lines[at])
 
-    def struct(self, data: Any, kind: type[Any], where: _Where, derived: dict[str, Any]) -> Any:
+    def struct(self, data: Any, kind: Any, where: _Where, derived: dict[str, Any]) -> Any:
         """Convert a table into the struct `kind`; `derived`: what load knows and the table must not say."""
-        hints = _hints(kind)
+        hints, required = _shape(kind)
         keys = [
             key
             for key, hint in hints.items()
@@ -552,9 +552,9 @@ class _Reader:
             if key not in keys:
                 known = _suggestion(key, keys) or f"; known here: {', '.join(keys)}"
                 self.fail((*where, key), f"unknown key{known}")
-        for field in msgspec.structs.fields(kind):
-            if field.required and field.name not in data:
-                self.fail(where, f'"{field.name}" is missing')
+        for name in required:
+            if name not in data:
+                self.fail(where, f'"{name}" is missing')
         values = {key: self._value(value, hints[key], (*where, key)) for key, value in data.items()}
         return kind(
             **values, **{key: value for key, value in derived.items() if key in hints and key not in keys}
@@ -609,8 +609,10 @@ class _Reader:
 
 
 @functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind, include_extras=True)
+def _shape(kind: Any) -> tuple[dict[str, Any], list[str]]:
+    """Return the types of a struct's fields and the names of those it needs: slow to find, the same each time."""
+    required = [field.name for field in msgspec.structs.fields(kind) if field.required]
+    return get_type_hints(kind, include_extras=True), required
 
 
 def _named(value: Any) -> str:

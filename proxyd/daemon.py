@@ -106,7 +106,7 @@ class Daemon:
                 for listener in self._listeners:
                     nursery.start_soon(listener.run)
                 notify("READY=1")
-                _log.info("ready", version=__version__, node=self.config.node, **names)
+                _log.info("ready", version=__version__, node=self.config.node, ledger_head=self.ledger.head.hash, **names)
                 await trio.to_thread.run_sync(
                     functools.partial(self.ledger.append, "start", version=__version__)
                 )
@@ -120,6 +120,7 @@ class Daemon:
         """Open keys, catalog and ledger; seal what a crash left; close them at the end."""
         settings = self._settings
         recording = settings.recording
+        await trio.to_thread.run_sync(_make_directories, settings)
         signer = await trio.to_thread.run_sync(load_signer, recording.signing_key)
         catalog = await trio.to_thread.run_sync(Catalog, recording.catalog)
         ledger = await trio.to_thread.run_sync(lambda: Ledger(recording.ledger, signer, settings.node))
@@ -146,6 +147,8 @@ class Daemon:
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(functools.partial(ledger.append, "stop"))
+                # The head, told outside the node's own disk, is what entries cut from the ledger's end show against.
+                _log.info("stopped", ledger_entries=ledger.head.n, ledger_head=ledger.head.hash)
                 ledger.close()
                 catalog.close()
 
@@ -255,3 +258,12 @@ class _Gauges(Gauges):
 
     def trouble(self, what: str, session: str, error: str) -> None:
         _log.error("recording in trouble", what=what, session=session, error=error)
+
+
+def _make_directories(settings: Config) -> None:
+    """Make what the configuration names and is not there yet, for us alone; raises ConfigError."""
+    for directory in (settings.state, settings.recording.directory, settings.control.socket.parent):
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"can't make the directory {directory}: {error.strerror}") from None

@@ -104,9 +104,15 @@ class _Demo:
             user_key = asyncssh.generate_private_key("ssh-ed25519")
             _private(self.base / "demo_key", user_key.export_private_key())
             public = user_key.export_public_key().decode().strip()
+            host_key = (self.base / "target_host_key.pub").read_text().strip()
+            values = {
+                "hash": PasswordHasher().hash(PASSWORD),
+                "key": public,
+                "port": target_port,
+                "base": self.base,
+            }
             with self.config.open("a") as config:
-                config.write(_CONFIG.format(hash=PasswordHasher().hash(PASSWORD), key=public, port=target_port, base=self.base,
-                                            host_key=(self.base / "target_host_key.pub").read_text().strip()))  # fmt: skip
+                config.write(_CONFIG.format(host_key=host_key, **values))
 
     def _daemon(self) -> None:
         """Start `proxyd serve` and wait for its ready line."""
@@ -174,12 +180,14 @@ class _Demo:
 
     def _show(self) -> int:
         sessions = json.loads(self._ctl("--json", "sessions"))["sessions"]
-        session = min(sessions, key=lambda row: row["started_at"])["id"]
+        oldest = sorted(sessions, key=lambda row: row["started_at"])
+        session, last = oldest[0]["id"], oldest[-1]["id"]
         failed = 0
         for words in (
             ("sessions",),
             ("show", session[:12]),
             ("log", session[:12]),
+            *([("log", last[:12])] if last != session else []),
             ("replay", session[:12], "--speed", "20", "--skip-idle", "0.2"),
             ("verify", "--all"),
         ):

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
+import os
 import signal
 import socket
 import threading
@@ -146,6 +147,11 @@ async def _await(awaitable: Awaitable[T]) -> T:
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
+    for fd in range(3):  # libuv aborts the process when one of its own descriptors gets such a number
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     try:
         import uvloop  # noqa: PLC0415 - not built for every platform
     except ImportError:  # slower, the same promises

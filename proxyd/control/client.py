@@ -122,8 +122,12 @@ def unpack_records(packed: bytes) -> list[Record]:
 class Client:
     """Asks the daemon; every call is a connection of its own."""
 
-    def __init__(self, path: Path, *, deadline_s: float = ANSWER_SECONDS) -> None:
+    def __init__(
+        self, path: Path, *, deadline_s: float = ANSWER_SECONDS, start: str = "proxyd serve"
+    ) -> None:
+        """`start` is the command line that an error names when no daemon runs."""
         self.path = path
+        self._start = start
         self._deadline_s = deadline_s
 
     def call(self, name: str, **arguments: Any) -> dict[str, Any]:
@@ -159,7 +163,7 @@ class Client:
         try:
             connection.connect(str(self.path))
         except (FileNotFoundError, ConnectionRefusedError):
-            text = f"the daemon is not running: nothing listens at {self.path}; start it with: proxyd serve"
+            text = f"the daemon is not running: nothing listens at {self.path}; start it with: {self._start}"
             raise ControlError(Code.UNREACHABLE, text) from None
         except PermissionError:
             text = f"no permission to open {self.path}: it takes the daemon's own user, or its group"
@@ -215,7 +219,7 @@ class Stream:
         except OSError:
             data = b""
         if not data:
-            text = "the daemon closed the stream; the session may live on: proxyctl list"
+            text = "the daemon has stopped, or closed the stream; the session may live on: proxyctl sessions"
             raise ControlError(Code.UNREACHABLE, text)
         return [self._frame(message) for message in self._frames.feed(data)]
 

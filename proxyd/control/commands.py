@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 import msgspec
 import trio
 
-from proxyd import __version__, metrics
+from proxyd import __version__
 from proxyd.control.client import Code, ControlError
 from proxyd.control.permissions import Caller, Permission
-from proxyd.recorder.catalog import LIVE, Catalog, NotFound, SessionFilter, SessionRow
+from proxyd.recorder.catalog import LIVE, Block, Catalog, NotFound, SessionFilter, SessionRow
 from proxyd.recorder.ledger import Ledger
 from proxyd.recorder.record import Kind
 
@@ -238,7 +238,7 @@ async def _show(services: Services, _caller: Caller, one: One) -> dict[str, Any]
         "session": row,
         "found": [dict(found) for found in live.findings] if live else [],  # of an ended one: its log
         "views": views,
-        "block": dataclasses.asdict(block) if block else None,
+        "block": _block_of(block) if block else None,
     }
 
 
@@ -267,7 +267,7 @@ def _live(services: Services, prefix: str) -> Session:
     matching = [session for session in services.registry.list() if session.id.startswith(prefix)]
     exact = [session for session in matching if session.id == prefix]
     if not matching:
-        raise ControlError(Code.NOT_FOUND, f"no live session {prefix}: see proxyctl list --state live")
+        raise ControlError(Code.NOT_FOUND, f"no live session {prefix}: see proxyctl sessions --state live")
     if len(matching) > 1 and not exact:
         names = ", ".join(sorted(session.id for session in matching))
         raise ControlError(Code.NOT_FOUND, f"{prefix} is the beginning of more than one session: {names}")
@@ -322,7 +322,17 @@ async def _unblock(services: Services, caller: Caller, release: Release) -> dict
 
 async def _blocked(services: Services, _caller: Caller, _: Nothing) -> dict[str, Any]:
     blocks = await trio.to_thread.run_sync(services.catalog.blocks)
-    return {"blocked": [dataclasses.asdict(block) for block in blocks]}
+    return {"blocked": [_block_of(block) for block in blocks]}
+
+
+def _block_of(block: Block) -> dict[str, Any]:
+    return {
+        "user": block.user,
+        "target": block.target,
+        "by": block.author,
+        "at": block.at,
+        "reason": block.reason,
+    }
 
 
 async def _drop(services: Services, caller: Caller, action: Action) -> dict[str, Any]:
@@ -408,15 +418,13 @@ async def _watch(services: Services, caller: Caller, view: View, send: Send) -> 
     history = tape.seq
     tape.add(Kind.CONTROL, {"action": "watch", "by": caller.name, "reason": ""})
     session.viewers += 1
-    metrics.VIEWERS.inc()
     try:
         await send({"meta": dict(tape.meta), "session": _EMPTY_ROW | _live_row(session), "history": history})
-        async for packed in tape.watch_packed(view.after):
-            await send({"records": packed})
-        await send({"end": {}})
+        with tape.watch_packed(view.after) as batches:
+            async for packed in batches:
+                await send({"records": packed})
     finally:
         session.viewers -= 1
-        metrics.VIEWERS.dec()
         tape.add(Kind.CONTROL, {"action": "leave", "by": caller.name, "reason": ""})
         with trio.move_on_after(LEAVE_SECONDS, shield=True):
             seen = {"kind": "live", "from": began, "seconds": round(time.time() - began, 3)}

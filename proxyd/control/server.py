@@ -157,6 +157,7 @@ class ControlServer:
             raise _ViolationError(
                 "bytes came while a stream was running: other commands take another connection"
             )
+        await send({"end": {}})  # only now may the client ask again on this connection
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

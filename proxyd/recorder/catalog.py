@@ -87,7 +87,7 @@ class CatalogError(ProxydError):
     """The catalog's storage failed, or is not what this program can use."""
 
 
-class NotFound(CatalogError):  # noqa: N818  what it says is the answer, not a fault
+class NotFound(CatalogError):
     """No session has that id, or more than one begins like that."""
 
 

@@ -135,6 +135,11 @@ class Watch(Generic[Batch]):
             self._joined = False
             self._tape.leave()
 
+    async def aclose(self) -> None:
+        """Stop watching, for contextlib.aclosing."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
     def __del__(self) -> None:
         self.close()
 
@@ -169,9 +174,9 @@ class Watch(Generic[Batch]):
     async def _read(self) -> Batch | None:
         """Take the next batch from the file."""
         tape, goal = self._tape, self._tape.written
-        if self._history is None:
-            self._history = History(tape.reel, self._seq)
-        records = await trio.to_thread.run_sync(self._history.batch, limiter=_readers, abandon_on_cancel=True)
+        history, self._history = self._history or History(tape.reel, self._seq), None
+        records = await trio.to_thread.run_sync(history.batch, limiter=_readers, abandon_on_cancel=True)
+        self._history = history  # not reached when cancelled: the thread may go on with it
         if not records:
             self._seq = max(self._seq, goal)  # up to there was lost, and the file says so further on
             return None

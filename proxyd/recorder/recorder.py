@@ -38,6 +38,7 @@ NEWS_SECONDS = 0.02  # viewers are told of what came at most this late
 CHORE_SLACK = 1.0  # chores due this soon are done with those due now: fewer wake-ups
 RETRY_SECONDS = 0.5  # after a write failed on a tape that may go on
 SEAL_SECONDS = 10.0  # a stuck storage must not keep a dead session listed
+GIVE_UP_SECONDS = 2.0  # of them are kept for saying so
 SEALERS = 8  # a drain seals hundreds; each waits for a few syncs
 OPENERS = 8
 CLOCK_JUMP_NS = 500_000_000  # a step this large would show in a replay's wall clock
@@ -112,8 +113,8 @@ class Recorder:
         """Begin a recording: manifest, header and META are on disk when this returns.
 
         The callbacks are called on trio's thread, never from `open`: `on_pressure(True)` asks the session to stop
-        reading, False to go on; `on_failure` comes once, and the session must end. Raises RecordingFailed, also
-        when less than `reserve_bytes` is free.
+        reading, False to go on; `on_failure` comes once, and the session must end; they must not raise. Raises
+        RecordingFailed, also when less than `reserve_bytes` is free, and ValueError for an id that is no file name.
         """
         dek = new_dek()
         manifest = Manifest(
@@ -155,8 +156,12 @@ class Recorder:
     def _begin(self, reel: Reel, row: Mapping[str, Any]) -> None:
         if store.free_bytes(self._root) < self._settings.reserve_bytes:
             raise OSError(errno.ENOSPC, "below the reserve")
-        reel.begin(new_packer())
-        self._catalog.started(row)
+        try:
+            reel.begin(new_packer())
+            self._catalog.started(row)
+        except BaseException:
+            reel.close()
+            raise
 
     async def seal(self, tape: Tape, reason: str, by: str, error: str) -> None:
         """End a tape whose last block is queued; Tape.seal calls this, nobody else."""
@@ -164,7 +169,7 @@ class Recorder:
         trouble = f"storage did not answer in {SEAL_SECONDS:g} s"
         try:
             with trio.CancelScope(shield=True, deadline=deadline):
-                trouble = await self._sealed(tape, End(time.time_ns(), reason, by, error))
+                trouble = await self._sealed(tape, End(time.time_ns(), reason, by, error), deadline)
         finally:
             self.live.pop(tape.id, None)
             for places in (self._dirty, self._unsynced):
@@ -175,8 +180,9 @@ class Recorder:
                 self._gauges.failed("strict" if tape.strict else "best_effort")
                 self._gauges.trouble("a recording is not sealed", tape.id, trouble)
 
-    async def _sealed(self, tape: Tape, end: End) -> str:
+    async def _sealed(self, tape: Tape, end: End, deadline: float) -> str:
         """Seal; a full disk is waited for when the tape holds. Gives what went wrong, or nothing."""
+        patience = deadline - GIVE_UP_SECONDS
         while True:
             failure = await trio.to_thread.run_sync(
                 self._finish, tape, end, limiter=self._sealers, abandon_on_cancel=True
@@ -184,7 +190,7 @@ class Recorder:
             tape.settle()
             if failure is None:
                 return ""
-            if not (tape.hold and isinstance(failure, OSError) and store.is_full(failure)):
+            if not (tape.hold and _may_pass(failure) and trio.current_time() < patience):
                 await trio.to_thread.run_sync(
                     self._give_up, tape, end, failure, limiter=self._sealers, abandon_on_cancel=True
                 )
@@ -207,7 +213,10 @@ class Recorder:
     def _give_up(self, tape: Tape, end: End, failure: Failure) -> None:
         """Leave a recording to recovery, and let the list of sessions say so."""
         end = End(end.at_ns, end.reason, end.by, end.error or str(said(failure)))
+        tape.reel.close()
         try:
+            path = str(tape.reel.folder.relative_to(self._root))
+            self._ledger.append("unsealed", session=tape.id, path=path, error=str(failure))
             self._end_row(tape, end, size=tape.reel.size, chain=b"", state="failed")
         except (OSError, ProxydError):
             return  # the mark in open/ stays: recovery tells the catalog

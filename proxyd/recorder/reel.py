@@ -4,7 +4,7 @@ Rule 1: worker threads only; `lock` lets one at a time write. Blocks are written
         whichever thread takes them off.
 Rule 2: a block leaves the queue when its frame is made; what storage did not take of a frame waits in the file and
         goes first: a retry writes the same bytes again, never the same nonce for other bytes.
-Rule 3: after a failed sync nothing more goes into that segment; it is left unsealed and the next one begins.
+Rule 3: after a failed sync nothing more goes into that segment; it is left as it is and the next one begins.
 Rule 4: what can be read back is published in `shelf`, one immutable entry per segment, replaced whole.
 """
 
@@ -36,7 +36,7 @@ REST_SECONDS = 5.0  # an idle stream is freed after this: measured, 1 % more byt
 NEVER = float("inf")
 
 
-class SyncFailed(OSError):  # noqa: N818  it names what happened, as errors.py does
+class SyncFailed(OSError):
     """A sync failed: what was written since the one before may or may not be on disk."""
 
 
@@ -184,6 +184,13 @@ class Reel:
         """Give up the segment being written and every block up to `last_seq`; what comes later begins a new one."""
         self._forget_seq, self._abandon = last_seq, True
 
+    def close(self) -> None:
+        """Let go of the file, as it is: recovery sees to it."""
+        with self.lock, self._fd_lock:
+            if self._segment is not None:
+                self._segment.file.close()
+                self._segment = None
+
     def finish(self, packer: msgpack.Packer, end: End, *, failed: bool) -> Manifest:
         """Write what is queued, seal, and put the final manifest in place; raises OSError, may be called again."""
         with self.lock:
@@ -316,11 +323,12 @@ class Reel:
     def _leave(self, segment: _Segment) -> None:
         """Close the segment as it is, cut back to its last whole frame."""
         file = segment.file
+        sealed = self._sealing and file.whole
         if not file.whole:
             with self._fd_lock, suppress(OSError):  # readers stop at the torn frame just the same
                 file.cut(self._good.size)
         if self._good.size:
-            self._close(segment, sealed=False)
+            self._close(segment, sealed=sealed)
             return
         with suppress(OSError):  # not even a header: recovery knows such a file too
             file.path.unlink()

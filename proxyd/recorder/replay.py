@@ -97,7 +97,9 @@ class Recording:
             return None
 
     def _find_parts(self) -> list[_Part]:
-        listed = {entry.number: entry for entry in self.manifest.segments} if self.manifest else {}
+        # Nobody has checked the manifest's signature here: what is no number in it says nothing.
+        entries = self.manifest.segments if self.manifest else ()
+        listed = {one.number: one for one in entries if type(one.number) is type(one.size) is int}
         parts: dict[int, _Part] = {}
         for path in store.segments(self.path):
             try:
@@ -107,10 +109,11 @@ class Recording:
                 continue
             entry = listed.get(header.number)
             parts[header.number] = _Part(path, header, entry.size if entry and not entry.sealed else None)
-        for number in range(max([*parts, *listed], default=-1) + 1):
-            if number not in parts:
-                self._damaged(f"segment {number} is missing")
-        return [parts[number] for number in sorted(parts)]
+        there = sorted(parts)
+        gaps = [place for place, number in enumerate(there) if place != number]
+        for number in [*gaps[:1], *(number for number in sorted(listed) if number not in parts)]:
+            self._damaged(f"segment {number} is missing")
+        return [parts[number] for number in there]
 
     def _read_meta(self) -> Mapping[str, Any]:
         for record in self.records():

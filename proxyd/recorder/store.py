@@ -62,6 +62,7 @@ def is_full(error: OSError) -> bool:
 @contextmanager
 def claim(root: Path) -> Iterator[None]:
     """Hold a store for this process alone; raises RecordingFailed when another has it, and OSError."""
+    root.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
     make_directory(root / OPEN, root)
     fd = os.open(root / OPEN, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

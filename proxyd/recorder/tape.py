@@ -130,7 +130,10 @@ class Tape:
     # ------------------------------------------------------------------ what sessions do
 
     def add(self, kind: Kind, body: Any, channel: int = 0) -> None:
-        """Record `body` as it is now; a map or list must not be changed afterwards. After the end: does nothing."""
+        """Record `body` as it is now, packed 8 MiB at most; a map or list must not be changed afterwards.
+
+        After the end, and after a failure, does nothing. Costs 0.5 us, and what waking the writer costs once a block.
+        """
         if self._closed:
             return
         if type(body) is bytes:
@@ -171,7 +174,8 @@ class Tape:
         while self.written < goal:
             if self.failed is not None:
                 raise self.failed
-            self._recorder.hurry(self)
+            if not (self.held or self.outage):  # those are tried again in their own time
+                self._recorder.hurry(self)
             await self.progress.wait()
         await trio.lowlevel.checkpoint()
 

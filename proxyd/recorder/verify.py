@@ -99,7 +99,7 @@ def verify(
     `progress` is called with bytes done and bytes in all. Never raises for what is on disk: the report says it.
     """
     sealing = None if ledger is None else _sealings(ledger, path.name).get(path.name)
-    look = functools.partial(_look, path, public_keys, ledger, sealing, progress)
+    look = functools.partial(_look, path, public_keys, ledger, sealing, progress=progress)
     above = path.absolute().parents
     return _settled(look, above[FOLDERS - 1] if len(above) >= FOLDERS else path, path.name)
 
@@ -153,6 +153,7 @@ def _look(
     public_keys: Collection[Ed25519PublicKey],
     ledger: LedgerReader | None,
     sealing: Entry | None,
+    *,
     progress: Progress | None = None,
     root: Path | None = None,
 ) -> Report:
@@ -245,11 +246,14 @@ class _Inspection:
         files = {int(file.stem): file for file in store.segments(self._path)}
         closed = {entry.number: entry for entry in manifest.segments} if manifest else {}
         is_open = manifest is not None and manifest.state == "open"
-        numbers = range(max([*files, *closed], default=-1) + 1)
+        numbers = sorted({*files, *closed})
         total = sum(file.stat().st_size for file in files.values())
-        chain, seq = NO_CHAIN, 1
+        chain, seq, expected = NO_CHAIN, 1, 0
         for number in numbers:
             name = store.segment_path(self._path, number).name
+            if number != expected:
+                self._bad("segment-missing", f"segments {expected} to {number - 1} are missing", name)
+            expected = number + 1
             if number not in files:
                 self._bad("segment-missing", "this segment is missing", name)
                 continue

@@ -4,6 +4,8 @@ Rule 1: requests are relayed raw and in order, and answered only with what the o
         they do not wait for each other, so a shell costs no extra round trip.
 Rule 2: data leaves in packets that fit the peer's window; a half that can't send stops its other half from reading.
 Rule 3: `exit-status` does not close a channel, and a close flushes first: late output is never cut.
+Rule 4: a close is passed on and answered when the other side has answered: PuTTY closes at the end of output and still
+        takes the exit status that comes a moment later.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from asyncssh.channel import SSHChannel
 from asyncssh.connection import SSHConnection
 from asyncssh.constants import (
     EXTENDED_DATA_STDERR,
+    MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_FAILURE,
     MSG_CHANNEL_REQUEST,
@@ -40,6 +43,9 @@ PACKET = 32 * 1024
 MAX_WAITING = 256
 """Requests of one channel that may wait for their answer; a client that floods more breaks the protocol."""
 
+CLOSE_ANSWER_S = 5.0
+"""Seconds a half waits for the other side's answer to a close before it answers itself."""
+
 _STARTS = frozenset({"shell", "exec", "subsystem"})
 _chan_and_length = struct.Struct(">II").pack
 
@@ -58,6 +64,8 @@ class RelayChannel(SSHChannel[bytes]):
         self.other: RelayChannel | None = None
         self.begun = False
         self._take = line.from_client if near else line.from_target
+        self._closed_by_peer = False
+        self._answering: asyncio.TimerHandle | None = None
         self._held = False
         self._other_full = False
         self._waiting: deque[tuple[asyncio.Future[bool] | None, str]] = deque()
@@ -180,8 +188,47 @@ class RelayChannel(SSHChannel[bytes]):
         self.line.eof(self)
         return True
 
+    def _process_close(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
+        """Pass the peer's close on, and answer it when the other half's peer has answered (rule 4)."""
+        if self._recv_state not in {"open", "eof_pending", "eof"}:
+            raise ProtocolError("Channel not open")
+        packet.check_end()
+        other = self.other
+        if self._send_state == "closed" or other is None or other.get_connection_or_none() is None:
+            self._answer_close()
+            return
+        self._closed_by_peer = True
+        self._answering = self._loop.call_later(CLOSE_ANSWER_S, self._answer_close)
+        self._flush_recv_buf()
+
+    def _flush_recv_buf(self, exc: Exception | None = None) -> None:
+        """Deliver what has arrived; a close that came behind it is passed on when nothing is left."""
+        super()._flush_recv_buf(exc)
+        if self._closed_by_peer and (not self._recv_buf or not self.begun) and self.other is not None:
+            self.other.leave()
+
+    def leave(self) -> None:
+        """Close this half: at once when its peer waits for our answer, else after a flush."""
+        if self._closed_by_peer:
+            self._answer_close()
+        elif self._send_state not in {"close_pending", "closed"}:
+            self.close()
+
+    def _answer_close(self) -> None:
+        if self._answering is not None:
+            self._answering.cancel()
+            self._answering = None
+        if self._recv_state in {"open", "eof_pending", "eof"}:
+            self._closed_by_peer = False
+            self._close_send()
+            self._recv_state = "close_pending"
+            self._recv_buf = []
+            self._flush_recv_buf()
+
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncssh's signature
         """Close the other half once everything for it is flushed."""
+        if self._answering is not None:
+            self._answering.cancel()
         for answer, _ in self._waiting:
             if answer is not None:
                 answer.cancel()
@@ -205,6 +252,8 @@ class RelayChannel(SSHChannel[bytes]):
         if wants_reply:
             self._waiting.append((answer, name))
             answer.add_done_callback(self._answer_in_order)
+        elif name in _STARTS and answer.result():
+            self.line.started()  # dropbear's client asks without wanting to know
 
     def _answer_in_order(self, _done: asyncio.Future[bool]) -> None:
         while self._waiting:
@@ -231,7 +280,11 @@ class RelayChannel(SSHChannel[bytes]):
         self._send_request(name.encode("ascii"), body, want_reply=wants_reply)
         return answer
 
-    _packet_handlers = {**SSHChannel._packet_handlers, MSG_CHANNEL_REQUEST: _process_request}  # noqa: RUF012
+    _packet_handlers = {  # noqa: RUF012 - asyncssh's class attribute
+        **SSHChannel._packet_handlers,
+        MSG_CHANNEL_REQUEST: _process_request,
+        MSG_CHANNEL_CLOSE: _process_close,
+    }
 
 
 def settled(loop: asyncio.AbstractEventLoop, granted: bool) -> asyncio.Future[bool]:  # noqa: FBT001 - the answer itself

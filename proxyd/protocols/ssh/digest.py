@@ -14,7 +14,8 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
 from queue import SimpleQueue
 from typing import Any
@@ -27,8 +28,8 @@ QUEUED_LIMIT = 8 * 1024 * 1024
 REORDER_LIMIT = 4 * 1024 * 1024
 """Bytes kept ahead of their place in one stream: OpenSSH asks for 64 blocks of 32 KiB at once, 2 MiB."""
 
-JOIN_LIMIT = 1024 * 1024
-"""Bytes joined for one call of the hash: it lets the interpreter go meanwhile, and joining more holds it too long."""
+JOIN_LIMIT = 128 * 1024
+"""Bytes joined for one call of the hash, 70 us of work with the interpreter let go; joining more holds it too long."""
 
 GATHER_S = 0.002
 """What the thread lets gather before it looks again: at full rate a wake-up then serves some 20 packets."""
@@ -133,7 +134,7 @@ class Digest:
     def __init__(self, deliver: Deliver) -> None:
         self._deliver = deliver
         self._hash = hashlib.sha256()
-        self._waiting: list[bytes | memoryview] = []
+        self._waiting: deque[bytes | memoryview] = deque()
         self._queued = False
         self._finished: Callable[[str], None] | None = None
         self._turn = threading.Lock()  # held by the one who hashes
@@ -144,11 +145,10 @@ class Digest:
             self._waiting.append(data)
             _thread.waiting_bytes += len(data) + PIECE_COST
             full = _thread.waiting_bytes > QUEUED_LIMIT
-            wake = not self._queued and not full
-            self._queued = self._queued or wake
+            wake, self._queued = not self._queued, True
         if full:
-            self.drain()
-        elif wake:
+            self.step()
+        if wake:
             _thread.wake(self)
 
     def finish(self, callback: Callable[[str], None]) -> None:
@@ -161,40 +161,43 @@ class Digest:
         """Forget what waits: nobody will ask."""
         with _thread.lock:
             _thread.waiting_bytes -= _cost(self._waiting)
-            self._waiting = []
+            self._waiting.clear()
 
     def drain(self) -> None:
-        """Hash all that waits, and deliver the result when the body has ended; from any thread."""
+        """Hash all that waits, and deliver the result when the body has ended."""
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        """Hash up to JOIN_LIMIT bytes, from any thread; False when nothing waited: then the result is delivered."""
         with self._turn:
-            while True:
+            batch, finished = self._take()
+            if batch:
+                self._hash.update(batch[0] if len(batch) == 1 else b"".join(batch))
                 with _thread.lock:
-                    waiting, self._waiting = self._waiting, []
-                    self._queued = False
-                    if not waiting:
-                        finished, self._finished = self._finished, None
-                        break
-                self._absorb(waiting)
-                with _thread.lock:
-                    _thread.waiting_bytes -= _cost(waiting)
+                    _thread.waiting_bytes -= _cost(batch)
+                return True
         if finished is not None:
             told, result = finished, self._hash.hexdigest()
             with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to be told
                 self._deliver(lambda: told(result))
+        return False
 
-    def _absorb(self, waiting: list[bytes | memoryview]) -> None:
+    def _take(self) -> tuple[list[bytes | memoryview], Callable[[str], None] | None]:
         batch: list[bytes | memoryview] = []
         gathered = 0
-        for piece in waiting:
-            batch.append(piece)
-            gathered += len(piece)
-            if gathered >= JOIN_LIMIT:
-                self._hash.update(b"".join(batch))
-                batch, gathered = [], 0
-        if batch:
-            self._hash.update(batch[0] if len(batch) == 1 else b"".join(batch))
+        with _thread.lock:
+            while self._waiting and gathered < JOIN_LIMIT:
+                batch.append(self._waiting.popleft())
+                gathered += len(batch[-1]) + PIECE_COST
+            if batch:
+                return batch, None
+            self._queued = False
+            finished, self._finished = self._finished, None
+            return batch, finished
 
 
-def _cost(waiting: list[bytes | memoryview]) -> int:
+def _cost(waiting: Collection[bytes | memoryview]) -> int:
     return sum(map(len, waiting)) + PIECE_COST * len(waiting)
 
 
@@ -276,15 +279,19 @@ class Body:
         self._room.used -= sum(len(block) + PIECE_COST for block in kept)
         self._ahead, self._block = {}, None
 
-    def finish(self, callback: Callable[[str | None], None]) -> None:
-        """End the body: `callback` gets the hex digest later on the loop's thread, or None (see `why`) at once."""
-        if self._ahead or self._block:
+    def finish(self, callback: Callable[[str | None, str], None]) -> None:
+        """End the body: `callback` gets the hex digest and "", later on the loop's thread; or None and why, at once.
+
+        What comes afterwards is only counted.
+        """
+        if self._ahead or self._block is not None:
             self.lose(self._gap())
+        why, self.why = self.why, self.why or "closed"
         digest, self._digest = self._digest, None
         if digest is not None:
-            digest.finish(callback)
+            digest.finish(lambda sha256: callback(sha256, ""))
         else:
-            callback(None if self.why else EMPTY)
+            callback(None if why else EMPTY, why)
 
     def _gap(self) -> str:
         return "out of sequence" if self._next else "does not begin at offset 0"
@@ -377,7 +384,7 @@ class StreamWatch:
         """Emit `transfer` with the size and hash of `body`, now or when the hash is there."""
         self._hashing += 1
         sized = replace(transfer, size=body.size)
-        body.finish(lambda sha256: self._hashed(replace(sized, sha256=sha256, why=body.why)))
+        body.finish(lambda sha256, why: self._hashed(replace(sized, sha256=sha256, why=why)))
 
     def _hashed(self, transfer: Transfer) -> None:
         self._hashing -= 1

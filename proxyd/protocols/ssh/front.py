@@ -37,6 +37,7 @@ from proxyd.host import in_trio
 from proxyd.protocols.ssh.channel import RelayChannel
 from proxyd.protocols.ssh.relay import FORWARD_REQUESTS, MAX_CHANNELS, Relay, global_request
 from proxyd.protocols.ssh.transport import Hardened
+from proxyd.protocols.ssh.wire import Reader, WireError
 from proxyd.session import Login
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ KEX = ("mlkem768x25519-sha256", "curve25519-sha256", "curve25519-sha256@libssh.o
 GCM = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 CTR = ("aes256-ctr", "aes192-ctr", "aes128-ctr")
 CHACHA = ("chacha20-poly1305@openssh.com",)
+PLAIN_MACS = (
+    "hmac-sha2-256",
+    "hmac-sha2-512",
+)  # for clients that know neither GCM nor encrypt-then-MAC (dropbear)
 MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
 
 KEXINIT_WAIT_S = 0.2
@@ -71,6 +76,20 @@ _EXTENSION_OF = {
     "x11": "permit-X11-forwarding",
 }
 _PLAIN_CHANNELS = frozenset({"shell", "exec", "sftp"})
+
+
+class _KexInit:
+    """The lists of a client's SSH_MSG_KEXINIT that matter here (RFC 4253, 7.1); raises ProtocolError."""
+
+    def __init__(self, payload: bytes) -> None:
+        reader = Reader(payload)
+        try:
+            reader.take(1 + 16)  # message number, cookie
+            lists = [reader.string().split(b",") for _ in range(10)]
+            self.guess_follows = reader.boolean()
+        except WireError as error:
+            raise ProtocolError(f"Malformed KEXINIT: {error}") from None
+        self.kex, self.host_keys, self.ciphers, self.macs = lists[0], lists[1], lists[2], lists[4]
 
 
 class FrontOwner(asyncssh.SSHServer):
@@ -168,22 +187,25 @@ class FrontConnection(Hardened, SSHServerConnection):
         if self._transport and not self._client_kexinit and not self._server_kexinit:
             super()._send_kexinit()
 
-    def _process_kexinit(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> Any:
+    async def _process_kexinit(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
         """Choose what to offer by what the client lists, then go on as asyncssh does (RFC 4253, 7.1)."""
+        lists = _KexInit(bytes(packet.get_full_payload()))
         if not self._session_id and not self._server_kexinit:
-            self._offer_for(packet)
+            self._offer_for(lists)
             self._kexinit_sent = False
-        return super()._process_kexinit(_pkttype, _pktid, packet)
+        await super()._process_kexinit(_pkttype, _pktid, packet)
+        if (
+            lists.guess_follows
+        ):  # asyncssh takes a guess for right that the client, as told to, takes for wrong
+            ours = (self._kex_algs[0], next(iter(self._server_host_keys)))
+            self._ignore_first_kex = ours != (lists.kex[0], lists.host_keys[0])
 
-    def _offer_for(self, packet: SSHPacket) -> None:
-        offered = bytes(packet.get_full_payload())[17:]  # type and cookie first; then name-lists
-        for _ in range(2):  # key exchange, host keys
-            length = int.from_bytes(offered[:4], "big")
-            offered = offered[4 + length :]
-        ciphers = offered[4 : 4 + int.from_bytes(offered[:4], "big")].split(b",")
+    def _offer_for(self, lists: _KexInit) -> None:
         gcm = [name for name in self._enc_algs if b"gcm" in name]
-        if any(name in ciphers for name in gcm):
+        if any(name in lists.ciphers for name in gcm):
             self._enc_algs = gcm
+        elif not any(name in lists.macs for name in self._mac_algs):
+            self._mac_algs = [name.encode() for name in PLAIN_MACS]
 
     # ------------------------------------------------------------------ rule 2: factors
 

@@ -291,7 +291,7 @@ class Line:
         self._closed += 1
         other = half.other
         if self._closed == 1 and other is not None:
-            other.close()
+            other.leave()
             return
         self._end()
 

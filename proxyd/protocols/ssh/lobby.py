@@ -55,6 +55,7 @@ class Menu:
         self.held: list[tuple[str, bytes]] = []
         self._choices: list[Permit] = []
         self._typed = ""
+        self.ahead = b""
 
     def request(self, half: RelayChannel, name: str, body: bytes, wants_reply: bool) -> asyncio.Future[bool]:  # noqa: ARG002, FBT001
         """Keep what a terminal asks for until there is a target; show the menu when it asks for a shell."""
@@ -92,8 +93,10 @@ class Menu:
 
     def from_client(self, data: bytes, datatype: int | None) -> None:  # noqa: ARG002 - clients send no extended data
         """Edit the answer: printable characters, backspace, ^U, Enter; ^C and ^D leave."""
-        for character in data.decode("utf-8", "ignore"):
+        text = data.decode("utf-8", "ignore")
+        for at, character in enumerate(text):
             if character in "\r\n":
+                self.ahead = text[at + 1 :].encode()
                 self._choose(self._typed.strip())
                 self._typed = ""
                 return
@@ -198,6 +201,8 @@ class Lobby:
         answers = [line.request(near, name, body, True) for name, body in menu.held]
         granted = [await answer for answer in answers]
         if granted[-1]:
+            if menu.ahead:
+                line.from_client(menu.ahead, None)
             line.started()
         else:
             line.tell(f"{relay.session.target} refused a shell.")

@@ -127,7 +127,6 @@ class ScpWatch(StreamWatch):
 
     def _sent(self, data: bytes) -> None:
         at, end = 0, len(data)
-        self._line_came = len(self._line)
         while at < end:
             file = self._file
             if file is not None:
@@ -147,6 +146,7 @@ class ScpWatch(StreamWatch):
                 at += 1
             else:
                 at = self._take_line(data, at, end)
+        self._line_came = len(self._line)
 
     def _take_line(self, data: bytes, at: int, end: int) -> int:
         stop = data.find(b"\n", at, end)
@@ -256,7 +256,6 @@ class ScpWatch(StreamWatch):
 
     def _answered(self, data: bytes) -> None:
         at, end = 0, len(data)
-        self._text_came = len(self._text)
         while at < end:
             if not self._text and data[at] == 0:
                 self._take_status("")
@@ -270,12 +269,13 @@ class ScpWatch(StreamWatch):
             if len(self._text) > LINE_LIMIT:
                 raise WireError("a status text that does not end")
             if stop < 0:
-                return
+                break
             text = _said(bytes(self._text[1:]))
             self._text.clear()
             self._text_came = 0
             at = stop + 1
             self._take_status(text)
+        self._text_came = len(self._text)
 
     def _take_status(self, trouble: str) -> None:
         if not self._asked:

@@ -213,7 +213,6 @@ class _Packets:
     def feed(self, data: bytes) -> None:
         """Take the next bytes; raises WireError."""
         at, end = 0, len(data)
-        self._came = len(self._held)
         while at < end:
             if self._body:
                 taken = min(self._body, end - at)
@@ -231,9 +230,11 @@ class _Packets:
                 if need > end - at:
                     self._held += data[at:end]
                     self._wanted = need
-                    return
-                self._begin(data[at : at + need], whole)
-                at += need
+                    at = end
+                else:
+                    self._begin(data[at : at + need], whole)
+                    at += need
+        self._came = len(self._held)
 
     def _pass(self, data: bytes, at: int, size: int) -> None:
         sink = self._sink
@@ -553,28 +554,37 @@ class SftpWatch(StreamWatch):
             self.emit(replace(request.told, result=said))
 
     def _closed(self, file: File, said: str) -> None:
-        if file.guessed and not file.moved:
-            return  # the target refused a handle it never gave
         put, got = file.put, file.got
-        if put is not None and got is not None and got.size:
-            put.lose("read and written")
+        if file.guessed and not file.moved:  # the target refused a handle it never gave
+            for body in (put, got):
+                if body is not None:
+                    body.lose("refused")
+            return
+        operation = file.told.operation
+        if put is not None and got is not None:
+            operation = "get+put" if got.size else operation
             put.size += got.size
-        moved = put or got
-        operation = "get+put" if put is not None and got is not None and got.size else file.told.operation
-        if put is None and got is not None:
+            for body in (put, got):
+                body.lose("read and written")
+        elif got is not None:
             operation = "get"
-        told = replace(
-            file.told, operation=operation, result=file.failed if said == "ok" and file.failed else said
+        body = put or got or self._untouched(file)
+        if file.resized is not None and file.resized != body.size:
+            body.lose(f"size set to {file.resized}")
+        if file.guessed:
+            body.lose("handle not known")
+        if said not in ("ok", "unanswered"):
+            body.lose("not closed")
+        self._tell(
+            replace(file.told, operation=operation, result=file.failed or said if said == "ok" else said),
+            body,
         )
-        if moved is None:
-            moved = Body(self._deliver, self._room)
-            if not (file.writes and told.truncated):
-                moved.lose("not written" if file.writes else "not read")
-        if file.resized is not None and file.resized != moved.size:
-            moved.lose(f"size set to {file.resized}")
-        if said not in ("ok", "unanswered") or file.guessed:
-            moved.lose("not closed" if said == "incomplete" else "handle not known")
-        self._tell(told, moved)
+
+    def _untouched(self, file: File) -> Body:
+        body = Body(self._deliver, self._room)
+        if not (file.writes and file.told.truncated):
+            body.lose("not written" if file.writes else "not read")
+        return body
 
     def _unfinished(self) -> None:
         pending, self._pending = list(self._pending.values()), {}
