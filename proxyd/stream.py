@@ -12,6 +12,7 @@ Rule 4: a socket given to `adopt_*` has been given away, also when that raises. 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import socket
 import ssl
@@ -162,7 +163,8 @@ class Stream(asyncio.Protocol):
         if self._tls is not None and (notify := self._tls.finish()):
             self._transport.write(notify)
         self._finished = True
-        self._transport.write_eof()
+        with contextlib.suppress(OSError):  # the connection is gone already, and connection_lost on its way
+            self._transport.write_eof()
 
     async def aclose(self, seconds: float = CLOSE_SECONDS) -> None:
         """Close so that what was sent arrives: end of stream, then wait for the peer's; abort after `seconds`.
@@ -170,6 +172,8 @@ class Stream(asyncio.Protocol):
         What still arrives is thrown away; closing over unread bytes would make the kernel send a reset, and
         the peer lose our last words. Cancelled: aborts at once. Never raises anything else; idempotent.
         """
+        if self._sink is not None:
+            self._sink.lost()  # whoever joined it lets go
         self._closing, self._sink = True, None
         self._chunks.clear()
         try:
@@ -178,8 +182,9 @@ class Stream(asyncio.Protocol):
                 self.resume(~Pause.NONE)
                 while not self.ended:
                     await self._wait()
-                self._transport.close()
-                await self.closed.wait()
+                if not self.closed.is_set():
+                    self._transport.close()
+                    await self.closed.wait()
         finally:
             self.abort()
             with trio.move_on_after(ABORT_SECONDS, shield=True):
@@ -187,8 +192,9 @@ class Stream(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once; unsent bytes are lost. Idempotent; the descriptor is closed in the loop's next turn."""
-        self._closing, self._sink = True, None
-        self._transport.abort()
+        self._closing = True
+        if not self.closed.is_set():
+            self._transport.abort()
         self._news.set()
 
     @property
@@ -219,7 +225,7 @@ class Stream(asyncio.Protocol):
 
     def pause(self, why: Pause) -> None:
         """Stop reading for this reason."""
-        if not self._pause:
+        if not self._pause and not self.ended:
             self._transport.pause_reading()
         self._pause |= why
 

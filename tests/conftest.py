@@ -7,10 +7,18 @@ from functools import partial
 
 import pytest
 
+from tests.mission import items_of
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Name the marker for tests of what lives on both planes."""
     config.addinivalue_line("markers", "hosted: an async test that runs under proxyd.host.run, not bare trio")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a mission item that does not exist, before any test runs."""
+    for item in items:
+        items_of(item)
 
 
 @pytest.hookimpl(tryfirst=True)

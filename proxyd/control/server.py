@@ -264,9 +264,9 @@ def _as_refusal(error: ProxydError) -> ControlError:
     """Give any of our errors the code its client acts on."""
     if isinstance(error, ControlError):
         return error
-    codes = ((NotFound, Code.NOT_FOUND), (FormatError, Code.FORMAT))
-    code = next((code for kind, code in codes if isinstance(error, kind)), Code.REFUSED)
-    return ControlError(code, str(error))
+    if isinstance(error, NotFound):
+        return ControlError(Code.NOT_FOUND, f"{error}; see: proxyctl sessions")
+    return ControlError(Code.FORMAT if isinstance(error, FormatError) else Code.REFUSED, str(error))
 
 
 def _refused(code: Code, **what: str) -> None:

@@ -278,7 +278,7 @@ class Recorder:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write until cancelled; starts when the store is this process's alone.
 
-        Cancel it when every tape is sealed. Raises RecordingFailed when another process has the store, or OSError.
+        Cancel it when every tape is sealed. Raises RecordingFailed when another process has the store, or it can't be used.
         """
         with store.claim(self._root):
             async with trio.open_nursery() as nursery:

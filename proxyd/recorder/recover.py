@@ -9,11 +9,14 @@ Rule 4: one recording that can't be recovered does not keep the others from it; 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from proxyd.errors import FormatError, ProxydError
+from proxyd.recorder import manifest as manifests
 from proxyd.recorder import store
 from proxyd.recorder.keys import Signer
 from proxyd.recorder.manifest import End, Manifest, SegmentEntry
@@ -42,7 +45,7 @@ def recover(
 ) -> list[Recovered]:
     """Seal, as recovered, every recording left open; call it before Recorder.run, in a thread.
 
-    Raises RecordingFailed when another process records to `directory`, OSError when the directory can't be used.
+    Raises RecordingFailed when another process records to `directory`, or it can't be used.
     """
     found: list[Recovered] = []
     with store.claim(directory):
@@ -58,14 +61,35 @@ def _recover(
     root: Path, session: str, signer: Signer, *, node: str, catalog: Catalog, ledger: Ledger
 ) -> Recovered:
     folder = store.find(root, session)
-    if folder is None:  # it never came to a directory: its target was never dialled
-        store.unmark_open(root, session)
-        return Recovered(session, None)
+    if folder is None or not (store.segments(folder) or (folder / manifests.NAME).exists()):
+        return _nothing_left(root, session, folder, catalog, ledger)
     manifest, torn = _complete(folder, session, signer, node)
     ledger.append("recovered", **ledger_fields(manifest, folder, root))
     _tell(catalog, manifest, folder)
     store.unmark_open(root, session)
     return Recovered(session, folder, sum(entry.records for entry in manifest.segments), torn)
+
+
+def _nothing_left(
+    root: Path, session: str, folder: Path | None, catalog: Catalog, ledger: Ledger
+) -> Recovered:
+    """Note a recording of which there is no file: its session never began, or somebody took them away."""
+    ledger.append("empty", session=session)
+    with suppress(ProxydError):  # the catalog does not know a session that never began
+        catalog.ended(
+            session,
+            ended_at=time.time(),
+            reason=REASON,
+            by="",
+            error="Nothing is left of the recording",
+            size=0,
+            input_bytes=0,
+            output_bytes=0,
+            chain=b"",
+            state="failed",
+        )
+    store.unmark_open(root, session)
+    return Recovered(session, folder)
 
 
 def _complete(folder: Path, session: str, signer: Signer, node: str) -> tuple[Manifest, int]:

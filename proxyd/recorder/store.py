@@ -61,15 +61,21 @@ def is_full(error: OSError) -> bool:
 
 @contextmanager
 def claim(root: Path) -> Iterator[None]:
-    """Hold a store for this process alone; raises RecordingFailed when another has it, and OSError."""
-    root.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-    make_directory(root / OPEN, root)
-    fd = os.open(root / OPEN, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Hold a store for this process alone; raises RecordingFailed when another has it, or it can't be used."""
+    fd = -1
     try:
+        root.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        make_directory(root / OPEN, root)
+        fd = os.open(root / OPEN, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if fd >= 0:
+            os.close(fd)
+        if isinstance(error, BlockingIOError):
+            raise RecordingFailed(f"another proxyd records to {root}") from None
+        raise RecordingFailed(f"recordings can't be kept in {root}: {error.strerror}") from error
+    try:
         yield
-    except BlockingIOError:
-        raise RecordingFailed(f"another proxyd records to {root}") from None
     finally:
         os.close(fd)
 

@@ -453,9 +453,9 @@ async def test_slow_client_gets_the_end_of_the_answer(link, tmp_path):
             while data := await rig.user.receive():
                 got += len(data)
                 await trio.sleep(0.001)
-        assert got == 1_000_000
-        assert not rig.user.ragged
-        await rig.user.aclose()
+            assert got == 1_000_000
+            assert not rig.user.ragged
+            await rig.user.aclose()
     assert rig.end is End.TARGET_CLOSED
 
 
@@ -516,9 +516,24 @@ async def test_engine_that_aborts_a_joined_stream_ends_the_join(link, tmp_path):
         rig.user.send(b"x")
         assert await rig.server.receive() == b"x"
         rig.relay.target.abort()
-        rig.user.send(b"y")
+        assert await rig.user.receive() == b""
+        await rig.user.aclose()
         await rig.over.wait()
-        await rig.relay.client.closed.wait()
+    assert rig.end is End.TARGET_BROKEN
+
+
+async def test_engine_that_closes_a_joined_stream_ends_the_join(link, tmp_path):
+    async with rigged(link, tmp_path) as rig:
+        rig.server.send(b"x")
+        assert await rig.user.receive() == b"x"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.relay.client.aclose)
+            assert await rig.user.receive() == b""
+            await rig.user.aclose()
+            assert await rig.server.receive() == b""
+            await rig.server.aclose()
+        await rig.over.wait()
+    assert rig.end is End.CLIENT_BROKEN
 
 
 async def test_adopting_again_what_a_relay_closed_is_refused(links, tmp_path):

@@ -62,10 +62,13 @@ async def cancelled_everywhere(operation: Callable[[], Awaitable[object]]) -> in
         try:
             with trio.fail_after(STUCK_SECONDS), at.scope:
                 await operation()
+        except ExceptionGroup as group:  # one end may see the other go before it sees its own cancellation
+            if not at.scope.cancel_called or group.split(ProxydError)[1] is not None:
+                raise
         finally:
             trio.lowlevel.remove_instrument(at)
         assert await descriptors_are(before), f"descriptors leak when cancelled at step {step}"
-        if not at.scope.cancelled_caught:
+        if not at.scope.cancel_called:
             return step
     raise AssertionError("it never got through")
 
@@ -224,11 +227,13 @@ async def test_end_without_close_notify_is_told(tls_link, tmp_path):
 
     def cuts(sock: socket.socket) -> None:
         with tls_link.client_tls.wrap_socket(sock, server_hostname="target.test") as tls:
+            assert tls.recv(1) == b"?"  # TLS 1.3 sends tickets before it; closing over them would be a reset
             tls.sendall(b"half a mess")
             os.close(tls.detach())
 
     foreign = Foreign(near, cuts)
     stream = await adopt_server(far, tls_link.server_tls)
+    stream.send(b"?")
     with trio.fail_after(STUCK_SECONDS):
         assert await read_all(stream) == b"half a mess"
     assert stream.ragged

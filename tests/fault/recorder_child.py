@@ -1,6 +1,6 @@
 """A process that only records, for tests that kill it or break its storage. It prints what it did, one JSON a line.
 
-argv: directory, recipient, signing key (PEM), what to do ("storm" or "story"), strict | best_effort | hold.
+argv: directory, recipient, signing key (PEM), what to do ("storm" or "story"), strict | best_effort | hold, rounds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from proxyd.recorder.record import Kind
 from proxyd.recorder.recorder import Gauges, Recorder
 
 TAPES = 20
-ROUNDS = 25
+PER_ROUND = 3
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ async def storm(recorder: Recorder) -> None:
         await trio.sleep(0.005)
 
 
-async def story(recorder: Recorder, policy: str) -> None:
+async def story(recorder: Recorder, policy: str, rounds: int) -> None:
     """Record one session from beginning to end, with several segments and syncs, saying what is promised."""
     reel.SEGMENT_BYTES = 6000
     number = 0
@@ -94,8 +94,8 @@ async def story(recorder: Recorder, policy: str) -> None:
         say(refused=str(error))
         return
     draw = random.Random(5)
-    for turn in range(ROUNDS):
-        for _ in range(3):
+    for turn in range(rounds):
+        for _ in range(PER_ROUND):
             number += 1
             tape.add(Kind.OUTPUT, b"%08d" % number + draw.randbytes(300))
         added = time.monotonic()
@@ -116,13 +116,17 @@ async def story(recorder: Recorder, policy: str) -> None:
     say(sealed=True)
 
 
-async def main(directory: str, recipient: str, key: str, what: str, policy: str) -> None:
+async def main(directory: str, recipient: str, key: str, what: str, policy: str, rounds: str) -> None:
     said = Said()
     settings = Settings(Path(directory), [recipient], Path(key))
     recorder = Recorder(settings, "node1", catalog=said, ledger=said, gauges=said)
     async with trio.open_nursery() as nursery:
-        await nursery.start(recorder.run)
-        await (storm(recorder) if what == "storm" else story(recorder, policy))
+        try:
+            await nursery.start(recorder.run)
+        except RecordingFailed as error:
+            say(refused=str(error))
+            return
+        await (storm(recorder) if what == "storm" else story(recorder, policy, int(rounds)))
         nursery.cancel_scope.cancel()
 
 

@@ -13,6 +13,7 @@ import pyrage
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from proxyd.errors import FormatError
 from proxyd.recorder import store
 from proxyd.recorder.keys import Signer, read_identities, unwrap
 from proxyd.recorder.record import Record
@@ -33,6 +34,8 @@ class Notes:
         self.rows[row["id"]] = dict(row)
 
     def ended(self, id: str, **fields: Any) -> None:  # noqa: A002  the catalog's own name for it
+        if id not in self.rows:
+            raise FormatError("no session has that id")
         self.rows[id] |= fields
 
     def append(self, kind: str, /, **fields: Any) -> object:
@@ -60,17 +63,30 @@ class Rig:
         root.mkdir()
         return cls(root, Signer(private), key, pyrage.x25519.Identity.generate())
 
-    def command(self, what: str, policy: str = "strict") -> list[str]:
+    def command(self, what: str, policy: str = "strict", rounds: int = 25) -> list[str]:
         recipient = str(self.identity.to_public())
-        return [sys.executable, str(CHILD), str(self.root), recipient, str(self.key), what, policy]
+        return [
+            sys.executable,
+            str(CHILD),
+            str(self.root),
+            recipient,
+            str(self.key),
+            what,
+            policy,
+            str(rounds),
+        ]
+
+    def folder(self, session: str) -> Path:
+        found = store.find(self.root, session)
+        assert found is not None
+        return found
 
     def recover(self) -> list[Recovered]:
         return recover(self.root, self.signer, node="node1", catalog=self.notes, ledger=self.notes)
 
     def read(self, session: str) -> list[Record]:
         """Every record the identity opens; fails when the manifest and the files do not agree."""
-        folder = store.find(self.root, session)
-        assert folder is not None
+        folder = self.folder(session)
         manifest = store.read_manifest(folder)
         assert manifest.state != "open"
         assert manifest.verify(self.signer.public)

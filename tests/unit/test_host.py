@@ -96,18 +96,19 @@ def child(kind: str, happens: str, kill: int | None = None) -> tuple[int, list[s
     """Run the small daemon until `happens` or a signal ends it: its exit status, lines and stderr."""
     code = CHILD.replace("HAPPENS_HERE", "async def HAPPENS(nursery):\n" + textwrap.indent(happens, "    "))
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", code, kind]
+    # unbuffered: communicate() does not know of what readline() has read ahead
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPO
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, cwd=REPO
     ) as process:
         try:
             assert process.stdout is not None
-            assert process.stdout.readline() == "up\n"
+            assert process.stdout.readline() == b"up\n"
             if kill is not None:
                 process.send_signal(kill)
             out, err = process.communicate(timeout=CHILD_SECONDS)
         finally:
             process.kill()
-    return process.returncode, out.split(), err
+    return process.returncode, out.decode().split(), err.decode()
 
 
 def test_ending_signals_run_every_finally(kind):
@@ -191,14 +192,27 @@ def test_sighup_ignored_by_nohup_stays_ignored(kind):
         "HAPPENS_HERE",
         "async def HAPPENS(nursery):\n    os.kill(os.getpid(), signal.SIGHUP)\n    say('alive')",
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, kind], stdout=subprocess.PIPE, text=True, cwd=REPO
-    ) as process:
+    command = [sys.executable, "-c", code, kind]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0, cwd=REPO) as process:
         assert process.stdout is not None
-        assert [process.stdout.readline() for _ in range(2)] == ["up\n", "alive\n"]
+        assert [process.stdout.readline() for _ in range(2)] == [b"up\n", b"alive\n"]
         process.terminate()
         out, _ = process.communicate(timeout=CHILD_SECONDS)
-    assert set(out.split()) == BLOCKS
+    assert set(out.decode().split()) == BLOCKS
+
+
+def test_runs_with_closed_standard_descriptors(tmp_path):
+    """As from a shell with `<&- >&- 2>&-`: libuv would abort over a descriptor of its own below 3."""
+    script = tmp_path / "closed.py"
+    script.write_text(
+        "import os, pathlib, sys\nfor fd in range(3): os.close(fd)\nfrom proxyd import host\n"
+        "async def main(): pathlib.Path(sys.argv[1]).write_text('ran')\nhost.run(main)\n"
+    )
+    said = tmp_path / "said"
+    done = subprocess.run(
+        [sys.executable, script, said], env={"PYTHONPATH": str(REPO)}, timeout=CHILD_SECONDS, check=False
+    )
+    assert (done.returncode, said.read_text()) == (0, "ran")
 
 
 @pytest.mark.hosted

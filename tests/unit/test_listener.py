@@ -60,7 +60,9 @@ async def listening(
     with made.config.open("a") as config:
         config.write(MORE)
     settings = load(made.config)
-    settings = msgspec.structs.replace(settings, admission=msgspec.structs.replace(settings.admission, **limits))
+    settings = msgspec.structs.replace(
+        settings, admission=msgspec.structs.replace(settings.admission, **limits)
+    )
     engines: list[ScriptedEngine] = []
     async with core_of(settings) as core, trio.open_nursery() as nursery:
 
@@ -102,7 +104,11 @@ async def test_a_refusal_is_said_in_the_engines_words(tmp_path: Path, error: Pro
     async def refuses(*_: object) -> None:
         raise error
 
-    async with listening(tmp_path, lambda engine: setattr(engine, "serve", refuses)) as (_core, engines, connect):
+    async with listening(tmp_path, lambda engine: setattr(engine, "serve", refuses)) as (
+        _core,
+        engines,
+        connect,
+    ):
         with connect():
             engine = await first(engines)
         assert engine.refused == [said]
@@ -114,7 +120,11 @@ async def test_a_bug_ends_one_conversation_with_one_plain_sentence(
     async def breaks(*_: object) -> None:
         raise ZeroDivisionError
 
-    async with listening(tmp_path, lambda engine: setattr(engine, "choose", breaks)) as (_core, engines, connect):
+    async with listening(tmp_path, lambda engine: setattr(engine, "choose", breaks)) as (
+        _core,
+        engines,
+        connect,
+    ):
         with connect():
             engine = await first(engines)
         assert engine.refused == ["The session proxy has failed; an administrator has been told."]
@@ -157,5 +167,7 @@ async def test_failed_logins_are_penalised_until_the_source_is_refused(tmp_path:
 def test_an_address_in_use_is_a_configuration_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(ConfigError, match=rf"listen\.ssh: can't listen on {address}: Address already in use"):
+        with pytest.raises(
+            ConfigError, match=rf"listen\.ssh: can't listen on {address}: Address already in use"
+        ):
             Listener(None, "ssh", address, lambda *_: None)  # type: ignore[arg-type]

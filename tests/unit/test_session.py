@@ -75,12 +75,21 @@ def settings(tmp_path: Path) -> Config:
 @asynccontextmanager
 async def core_of(settings: Config) -> AsyncIterator[Core]:
     signer = load_signer(settings.recording.signing_key)
-    with Catalog(settings.recording.catalog) as catalog, Ledger(settings.recording.ledger, signer, "n") as ledger:
+    with (
+        Catalog(settings.recording.catalog) as catalog,
+        Ledger(settings.recording.ledger, signer, "n") as ledger,
+    ):
         recorder = Recorder(settings.recording, "n", catalog=catalog, ledger=ledger)
         async with trio.open_nursery() as nursery:
             await nursery.start(recorder.run)
             yield Core(
-                settings, Access(settings), Admission(settings.admission), catalog, ledger, recorder, Registry()
+                settings,
+                Access(settings),
+                Admission(settings.admission),
+                catalog,
+                ledger,
+                recorder,
+                Registry(),
             )
             nursery.cancel_scope.cancel()
 
@@ -105,7 +114,13 @@ async def test_a_session_is_on_disk_and_listed_before_its_body_runs(settings: Co
             assert list(folder.glob("*.pxr"))
             assert core.catalog.session(session.id).state == "live"
         row = core.catalog.session(session.id)
-    assert (row.user, row.user_ip, row.target, row.login, row.state) == ("alice", "192.0.2.7", "web1", "root", "ended")
+    assert (row.user, row.user_ip, row.target, row.login, row.state) == (
+        "alice",
+        "192.0.2.7",
+        "web1",
+        "root",
+        "ended",
+    )
     first, *_, last = records_of(settings, session)
     assert (first.kind, first.body["user"], first.body["host"]) == (Kind.META, "alice", "127.0.0.1:22")
     assert (last.kind, last.body["reason"]) == (Kind.END, "closed")
@@ -152,7 +167,9 @@ async def test_drop_parts_with_the_sentence_and_seals_with_who_and_why(settings:
 async def test_a_blocked_user_is_refused_with_author_and_date(settings: Config) -> None:
     async with core_of(settings) as core:
         core.catalog.block("alice", "web1", "bob", "incident")
-        with pytest.raises(Denied, match=r"^User has been prevented to start sessions by bob on \d{4}-\d\d-\d\d "):
+        with pytest.raises(
+            Denied, match=r"^User has been prevented to start sessions by bob on \d{4}-\d\d-\d\d "
+        ):
             async with opened(core, LOGIN, permit_of(core), "ssh"):
                 pytest.fail("the session must not open")
         assert core.registry.list() == []
@@ -199,7 +216,13 @@ async def test_findings_are_counted_and_recorded(settings: Config) -> None:
             session.finding("weak-algorithm", "medium", "web1 negotiated the weak algorithm hmac-sha1.")
         assert core.catalog.session(session.id).findings == 1
     found = [record.body for record in records_of(settings, session) if record.kind is Kind.FINDING]
-    assert found == [{"code": "weak-algorithm", "severity": "medium", "text": "web1 negotiated the weak algorithm hmac-sha1."}]
+    assert found == [
+        {
+            "code": "weak-algorithm",
+            "severity": "medium",
+            "text": "web1 negotiated the weak algorithm hmac-sha1.",
+        }
+    ]
 
 
 async def test_pressure_of_the_tape_holds_the_conduit(settings: Config) -> None:

@@ -40,6 +40,9 @@ WINDOW = 2 * 1024 * 1024
 PACKET = 32 * 1024
 """Largest data packet we ask for, what every SSH implementation must take (RFC 4253, 6.1)."""
 
+TERMINAL_AHEAD = 256 * 1024
+"""Bytes of output a terminal may have on the way: a flood must not keep a notice, a drop or ^C waiting behind 2 MiB."""
+
 MAX_WAITING = 256
 """Requests of one channel that may wait for their answer; a client that floods more breaks the protocol."""
 
@@ -136,6 +139,10 @@ class RelayChannel(SSHChannel[bytes]):
             self._pause_resume_writing()
             return
         super()._flush_send_buf()
+
+    def limit_ahead(self) -> None:
+        """Use no more than TERMINAL_AHEAD of the window the peer has given; call it before data flows."""
+        self._send_window = min(self._send_window, TERMINAL_AHEAD)
 
     def discard(self) -> int:
         """Throw away what waits for the peer's window; give how many bytes."""

@@ -51,7 +51,7 @@ class Line:
         self.pty = False
         self.passed_bytes = 0
         self.output_bytes = 0
-        self._cut = False
+        self._cut_bytes = 0
         self._eof_held = False
         self._closed = 0
         self._status: int | None = None
@@ -99,8 +99,7 @@ class Line:
         if self.interactive:
             self.tape.add(Kind.REFUSED, data, self.number)
         else:
-            self._cut = True
-            self.tape.add(Kind.OMITTED, {"why": "refused", "input": len(data), "output": 0}, self.number)
+            self._cut_bytes += len(data)
 
     # ------------------------------------------------------------------ how it is recorded, rule 2
 
@@ -235,6 +234,7 @@ class Line:
         except WireError:
             return
         self.pty = True
+        self.near.limit_ahead()
         self.relay.resized(self, pty.columns, pty.rows)
 
     def _watch_transfer(self, name: str, fields: dict[str, Any]) -> None:
@@ -279,7 +279,7 @@ class Line:
 
     def gate_opened(self) -> None:
         """Go on, or close what can't (rule 3)."""
-        if self._cut:
+        if self._cut_bytes:
             self.tell("The transfer was cut by the block")
             self.close()
         elif self._eof_held and self.far is not None:
@@ -303,6 +303,8 @@ class Line:
 
     def _told(self) -> None:
         """Put the end on the tape, after the last event of a transfer."""
+        if self._cut_bytes:
+            self.tape.add(Kind.OMITTED, {"why": "refused", "input": self._cut_bytes, "output": 0}, self.number)
         watch = self._watch
         bodies = self.relay.session.permit.target.file_bodies
         if watch is not None and not bodies and (watch.omitted_input or watch.omitted_output):

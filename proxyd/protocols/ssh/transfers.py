@@ -44,6 +44,9 @@ Kind = Literal["exec", "subsystem"]
 SNIFF_BYTES = 8
 """Bytes `sniff` needs to be sure: the longest mark is a banner's "SSH-1.99"."""
 
+COMMAND_LIMIT = 32 * 1024
+"""Bytes of a command that is split into words, 15 ms of work; a longer one is recorded whole."""
+
 ARGUMENTS_LIMIT = 64 * 1024
 """Bytes of arguments rsync's client may send before its protocol (`--secluded-args`)."""
 
@@ -93,8 +96,10 @@ def classify(kind: Kind, command: bytes, emit: Emit, deliver: Deliver | None = N
     deliver = host.loop().call_soon_threadsafe if deliver is None else deliver
     if kind == "subsystem":
         return Classified(SftpWatch(emit, deliver) if command == b"sftp" else None)
+    if _CLAIMS.match(_SUDO.sub(b"", command, count=1)) is None or len(command) > COMMAND_LIMIT:
+        return Classified()
     if _PLAIN.fullmatch(command) is None:
-        return Classified(None, _PRETENDS if _CLAIMS.match(_SUDO.sub(b"", command, count=1)) else None)
+        return Classified(None, _PRETENDS)
     words = _unwrapped(_words(command))
     if not words:
         return Classified()

@@ -339,15 +339,27 @@ class Hardened(SSHConnection):
         self._force_close(None)
 
     def _force_close(self, exc: Exception | None) -> None:
-        """Close after what is queued has gone out, or after GOODBYE_S; asyncssh aborts at once."""
+        """Close when what is queued has gone out and the peer has closed, or after GOODBYE_S; asyncssh aborts at once."""
         transport = self._transport
         if not transport:
             return
         self._transport = None
         self._closing_transport = transport
         self._goodbye = self._loop.call_later(GOODBYE_S, transport.abort)
-        self._loop.call_soon(transport.close)
+        self._loop.call_soon(self._half_close, transport)
         self._loop.call_soon(self._cleanup, exc)
+
+    def _half_close(self, transport: asyncio.Transport) -> None:
+        """Send our end, and go on reading into nothing until the peer's.
+
+        A socket closed with unread bytes is reset, and a reset takes the goodbye away from a peer that has not read it.
+        """
+        if transport.is_closing():
+            return
+        if transport.can_write_eof():
+            transport.write_eof()
+        else:
+            transport.close()
 
     def connection_lost(self, exc: Exception | None = None) -> None:
         """Note the end; a transport that has gone needs no deadline any more."""

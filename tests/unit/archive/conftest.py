@@ -39,20 +39,37 @@ class Press:
         self.identity.chmod(0o600)
 
     def segments(
-        self, *parts: Sequence[Item], per_frame: int = 3, session: str = "c0ffee", sealed: bool = False
+        self,
+        *parts: Sequence[Item],
+        per_frame: int = 3,
+        session: str = "c0ffee",
+        sealed: bool = False,
+        lost: int = 0,
     ) -> Path:
-        """Write one segment a part: records (at_us, kind, channel, body), META first of all; the last one unsealed."""
+        """Write one segment a part: records (at_us, kind, channel, body), META first of all; the last one unsealed.
+
+        `lost` records are missing before each segment but the first, as when storage failed.
+        """
         folder = store.folder_of(self.root, session, WALL_NS)
         folder.mkdir(parents=True)
         chain, seq, entries = NO_CHAIN, 1, []
-        manifest = Manifest(session, "node1", WALL_NS, "open", strict=True, meta=META | {"id": session}, keys=())
+        manifest = Manifest(
+            session, "node1", WALL_NS, "open", strict=True, meta=META | {"id": session}, keys=()
+        )
         store.write_manifest(folder, manifest.signed(self.signer))
         for number, records in enumerate(parts):
             items = [(0, Kind.META, 0, META | {"id": session}), *records] if number == 0 else list(records)
             dek = new_dek()
             start = items[0][0] // 1000 if items else 0
             header = SegmentHeader(
-                session, number, chain, WALL_NS + start * 10**6, start, seq, self.signer.key_id, wrap(dek, [self.recipient])
+                session,
+                number,
+                chain,
+                WALL_NS + start * 10**6,
+                start,
+                seq,
+                self.signer.key_id,
+                wrap(dek, [self.recipient]),
             )
             writer, packer = SegmentWriter(header, dek, self.signer), new_packer()
             data = writer.preamble
@@ -61,8 +78,12 @@ class Press:
             data += writer.checkpoint()
             if sealed or number < len(parts) - 1:
                 data += writer.seal()
-            entries.append(SegmentEntry(number, len(data), seq, len(items), start, writer.t1_ms, writer.chain, sealed=True))
-            chain, seq = writer.chain, writer.next_seq
+            entries.append(
+                SegmentEntry(
+                    number, len(data), seq, len(items), start, writer.t1_ms, writer.chain, sealed=True
+                )
+            )
+            chain, seq = writer.chain, writer.next_seq + lost
             store.segment_path(folder, number).write_bytes(data)
         if sealed:
             end = End(WALL_NS + 10**9, "closed by the client")

@@ -22,7 +22,15 @@ from proxyd.recorder.recover import recover
 from proxyd.recorder.replay import Recording
 from proxyd.recorder.verify import verify, verify_all
 
-META = {"protocol": "ssh", "user": "alice", "user_ip": "192.0.2.7", "target": "db", "host": "h:22", "login": "root", "how": "publickey"}
+META = {
+    "protocol": "ssh",
+    "user": "alice",
+    "user_ip": "192.0.2.7",
+    "target": "db",
+    "host": "h:22",
+    "login": "root",
+    "how": "publickey",
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,9 @@ class Node:
         self.catalog = Catalog(f"sqlite:///{press.root}/catalog.db")
         self.ledger = Ledger(press.root / "ledger", press.signer, "node1")
         settings = Settings(self.root, [press.recipient])
-        self.recorder = Recorder(settings, "node1", catalog=self.catalog, ledger=self.ledger, signer=press.signer)
+        self.recorder = Recorder(
+            settings, "node1", catalog=self.catalog, ledger=self.ledger, signer=press.signer
+        )
 
     async def open(self, name: str):
         return await self.recorder.open(
@@ -51,7 +61,9 @@ class Node:
         )
 
     def codes(self) -> dict[str, list[str]]:
-        return {r.session: [p.code for p in r.problems] for r in verify_all(self.root, self.ledger) if not r.ok}
+        return {
+            r.session: [p.code for p in r.problems] for r in verify_all(self.root, self.ledger) if not r.ok
+        }
 
     def close(self) -> None:
         self.ledger.close()
@@ -85,7 +97,9 @@ async def test_what_was_recorded_is_listed_replayed_and_whole(press) -> None:
         live = verify(store.find(node.root, "a1"), [press.signer.public], ledger=node.ledger)
         assert (live.ok, live.state) == (True, "live"), live.text
         early = Recording.open(store.find(node.root, "a1"), press.identity)
-        assert [r.body for r in early.records()][1:] == [body(i) for i in range(len(list(early.records())) - 1)]
+        assert [r.body for r in early.records()][1:] == [
+            body(i) for i in range(len(list(early.records())) - 1)
+        ]
         await tape.seal("closed", by="bob")
         row = node.catalog.session("a1")
         assert (row.state, row.reason, row.by, row.user) == ("ended", "closed", "bob", "alice")
@@ -95,7 +109,9 @@ async def test_what_was_recorded_is_listed_replayed_and_whole(press) -> None:
         recording = Recording.open(Path(row.path), press.identity)
         records = list(recording.records())
         assert recording.damage is None
-        assert [r.body for r in records if r.kind in (Kind.OUTPUT, Kind.INPUT)] == [body(i) for i in range(500)]
+        assert [r.body for r in records if r.kind in (Kind.OUTPUT, Kind.INPUT)] == [
+            body(i) for i in range(500)
+        ]
         assert (records[0].kind, records[-1].kind) == (Kind.META, Kind.END)
         assert recording.meta["user"] == "alice"
         assert (reports[1].bytes, reports[1].records) == (row.size, len(records))

@@ -13,14 +13,15 @@ from alembic import command
 from alembic.config import Config
 
 from proxyd.errors import ProxydError
+from proxyd.recorder import catalog as module
 from proxyd.recorder.catalog import MIGRATIONS, Catalog, CatalogError, NotFound, SessionFilter
 
 DAY = 86_400.0
 
 
-def row(id: str, **more):
+def row(name: str, **more):
     return {
-        "id": id,
+        "id": name,
         "node": "node1",
         "protocol": "ssh",
         "user": "alice",
@@ -30,7 +31,7 @@ def row(id: str, **more):
         "login": "root",
         "how": "publickey+totp",
         "started_at": 1000.0,
-        "path": f"2026/11/21/{id}",
+        "path": f"2026/11/21/{name}",
     } | more
 
 
@@ -45,22 +46,44 @@ def catalog(url: str):
         yield catalog
 
 
-def end(catalog: Catalog, id: str, **more) -> None:
-    values = {"ended_at": 1060.0, "reason": "closed by the client", "size": 4096, "input_bytes": 12, "output_bytes": 3456}
-    catalog.ended(id, **({"chain": b"\xab" * 32} | values | more))
+def end(catalog: Catalog, name: str, **more) -> None:
+    values = {
+        "ended_at": 1060.0,
+        "reason": "closed by the client",
+        "size": 4096,
+        "input_bytes": 12,
+        "output_bytes": 3456,
+    }
+    catalog.ended(name, **({"chain": b"\xab" * 32} | values | more))
 
 
 @pytest.mark.mission("M1", "M10")
 def test_a_session_is_listed_from_its_start_to_its_end(catalog: Catalog) -> None:
     catalog.started(row("a1", version="SSH-2.0-OpenSSH_9.2"))
     live = catalog.session("a1")
-    assert (live.state, live.ended_at, live.size, live.findings, dict(live.channels)) == ("live", None, 0, 0, {})
+    assert (live.state, live.ended_at, live.size, live.findings, dict(live.channels)) == (
+        "live",
+        None,
+        0,
+        0,
+        {},
+    )
     catalog.found("a1")
     catalog.found("a1", 2)
     end(catalog, "a1", by="bob", error="You have been disconnected", channels={"shell": 1, "sftp": 2})
     ended = catalog.session("a1")
-    assert (ended.state, ended.ended_at, ended.reason, ended.by) == ("ended", 1060.0, "closed by the client", "bob")
-    assert (ended.error, ended.size, ended.input_bytes, ended.output_bytes) == ("You have been disconnected", 4096, 12, 3456)
+    assert (ended.state, ended.ended_at, ended.reason, ended.by) == (
+        "ended",
+        1060.0,
+        "closed by the client",
+        "bob",
+    )
+    assert (ended.error, ended.size, ended.input_bytes, ended.output_bytes) == (
+        "You have been disconnected",
+        4096,
+        12,
+        3456,
+    )
     assert (ended.findings, ended.channels, ended.chain) == (3, {"shell": 1, "sftp": 2}, "ab" * 32)
     assert (ended.user, ended.user_ip, ended.target, ended.host, ended.login, ended.how) == (
         "alice", "192.0.2.7", "db-prod", "10.0.0.5:22", "root", "publickey+totp",
@@ -108,8 +131,8 @@ def test_the_list_filters_and_sorts(catalog: Catalog) -> None:
 
 
 def test_an_id_may_be_shortened_while_it_stays_clear(catalog: Catalog) -> None:
-    for id in ("abc1", "abd2", "abd2x", "f%", "f0"):
-        catalog.started(row(id))
+    for name in ("abc1", "abd2", "abd2x", "f%", "f0"):
+        catalog.started(row(name))
     assert catalog.session("abc").id == "abc1"
     assert catalog.session("abd2").id == "abd2", "a whole id is clear although another begins with it"
     assert catalog.session("f%").id == "f%"
@@ -159,7 +182,10 @@ def test_blocks_name_author_and_time_until_released(url: str) -> None:
         assert [(b.user, b.target) for b in catalog.blocks()] == [("alice", "web-1"), ("alice", "db-prod")]
         now[0] = 7000.0
         catalog.block("alice", "db-prod", "dave", "again")
-        assert [(b.target, b.author, b.at) for b in catalog.blocks()] == [("db-prod", "dave", 7000.0), ("web-1", "eve", 6000.0)]
+        assert [(b.target, b.author, b.at) for b in catalog.blocks()] == [
+            ("db-prod", "dave", 7000.0),
+            ("web-1", "eve", 6000.0),
+        ]
     with Catalog(url) as catalog:  # the list outlives the daemon
         assert catalog.unblock("alice", "db-prod", "bob") is True
         assert catalog.unblock("alice", "db-prod", "bob") is False
@@ -169,7 +195,7 @@ def test_blocks_name_author_and_time_until_released(url: str) -> None:
 
 
 def test_many_threads_and_a_second_process_write_at_once(catalog: Catalog, url: str) -> None:
-    failures: list[BaseException] = []
+    failures: list[Exception] = []
 
     def work(which: Catalog, name: str) -> None:
         try:
@@ -178,11 +204,15 @@ def test_many_threads_and_a_second_process_write_at_once(catalog: Catalog, url: 
                 which.sessions(SessionFilter(limit=5))
                 end(which, f"{name}-{i}")
                 which.block(name, str(i), "bob")
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the test names it
             failures.append(error)
 
     with Catalog(url) as other:
-        threads = [threading.Thread(target=work, args=(c, f"{n}{i}")) for n, c in (("a", catalog), ("b", other)) for i in range(4)]
+        threads = [
+            threading.Thread(target=work, args=(c, f"{n}{i}"))
+            for n, c in (("a", catalog), ("b", other))
+            for i in range(4)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -231,8 +261,6 @@ def test_an_empty_first_revision_is_upgraded(tmp_path: Path) -> None:
 
 
 def test_the_tables_queried_are_the_tables_migrated(catalog: Catalog, tmp_path: Path) -> None:
-    from proxyd.recorder import catalog as module
-
     with sqlite3.connect(tmp_path / "state/catalog.db") as database:
         for table in module._schema.sorted_tables:
             migrated = {c[1] for c in database.execute(f"PRAGMA table_info({table.name})")}

@@ -155,7 +155,7 @@ def test_a_torn_last_line_is_moved_aside_and_noted(path: Path, cut: int) -> None
     assert not LedgerReader(path).verify().ok
     assert [e.n for e in LedgerReader(path).entries()] == [1, 2, 3]
     with Ledger(path, KEY, "node1") as ledger:
-        note = list(ledger.entries("repaired"))[0]
+        note = next(ledger.entries("repaired"))
         assert (note.n, note.fields["bytes"]) == (4, len(torn) - torn.rfind(b"\n") - 1)
         kept = path.with_name(note.fields["kept"])
         assert kept.read_bytes() == torn[torn.rfind(b"\n") + 1 :]
@@ -216,7 +216,10 @@ def test_threads_share_syncs_and_every_answer_is_on_disk(path: Path, monkeypatch
     monkeypatch.setattr(module.os, "fdatasync", slow)
     answered: list[int] = []
     with Ledger(path, KEY, "node1") as ledger:
-        threads = [threading.Thread(target=lambda i=i: answered.append(ledger.append("view", session=f"s{i}").n)) for i in range(16)]
+        threads = [
+            threading.Thread(target=lambda i=i: answered.append(ledger.append("view", session=f"s{i}").n))
+            for i in range(16)
+        ]
         for thread in threads:
             thread.start()
         while len(path.read_bytes().splitlines()) < 16:  # all written, while the first still syncs
@@ -239,7 +242,11 @@ def test_a_full_disk_keeps_nothing_half_and_heals(path: Path, monkeypatch: pytes
             with pytest.raises(LedgerError, match="written in part"):
                 ledger.append("view")
         with monkeypatch.context() as patch:
-            patch.setattr(module.os, "write", lambda fd, data: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+            patch.setattr(
+                module.os,
+                "write",
+                lambda fd, data: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")),
+            )
             with pytest.raises(LedgerError, match="No space left"):
                 ledger.append("view")
         ledger.append("stop")
@@ -291,7 +298,9 @@ with Ledger(Path(sys.argv[1]), Signer(Ed25519PrivateKey.from_private_bytes(bytes
 def test_kill_dash_nine_loses_nothing_that_was_answered(path: Path, rounds: int) -> None:
     draw = random.Random(rounds)
     for _ in range(rounds):
-        with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]) as writer:
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]
+        ) as writer:
             assert writer.stdout
             answered = [writer.stdout.readline() for _ in range(draw.randrange(1, 60))]
             writer.send_signal(signal.SIGKILL)

@@ -18,7 +18,9 @@ OUTPUTS = [(1_000 * i + 7, Kind.OUTPUT, 1, b"line %d\r\n" % i) for i in range(1,
 
 
 def bodies(recording: Recording, start_us: int = 0) -> list:
-    return [(r.at_us, r.kind, r.channel, r.body) for r in recording.records(start_us) if r.kind is not Kind.META]
+    return [
+        (r.at_us, r.kind, r.channel, r.body) for r in recording.records(start_us) if r.kind is not Kind.META
+    ]
 
 
 @pytest.mark.mission("M6", "M16")
@@ -33,7 +35,9 @@ def test_all_records_come_back_across_segments(press) -> None:
     assert bodies(Recording.open(path, str(press.identity))) == OUTPUTS, "a second reading starts over"
 
 
-@pytest.mark.parametrize("start_us", [0, 1, 50_007, 50_008, 99_999, 100_007, 101_007, 101_008, 299_007, 299_008, 10**9])
+@pytest.mark.parametrize(
+    "start_us", [0, 1, 50_007, 50_008, 99_999, 100_007, 101_007, 101_008, 299_007, 299_008, 10**9]
+)
 def test_a_start_in_the_middle_gives_exactly_the_rest(press, start_us: int) -> None:
     path = press.segments(OUTPUTS[:100], OUTPUTS[100:200], OUTPUTS[200:])
     recording = Recording.open(path, press.identity)
@@ -114,7 +118,9 @@ def test_only_the_right_identity_opens_it(press, tmp_path: Path) -> None:
 def test_an_identity_others_can_read_is_refused(press, tmp_path: Path) -> None:
     path = press.segments(OUTPUTS[:3])
     press.identity.chmod(0o640)
-    with pytest.raises(ConfigError, match=r"vault\.identity: the identity file can be read by others; make it 0600"):
+    with pytest.raises(
+        ConfigError, match=r"vault\.identity: the identity file can be read by others; make it 0600"
+    ):
         Recording.open(path, press.identity)
     with pytest.raises(ConfigError, match="can't be read: No such file"):
         Recording.open(path, tmp_path / "none")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ from proxyd.recorder import verify as module
 from proxyd.recorder.keys import Signer
 from proxyd.recorder.ledger import Ledger
 from proxyd.recorder.record import Kind
-from proxyd.recorder.segment import scan
+from proxyd.recorder.replay import Recording, read_header_of
+from proxyd.recorder.segment import SegmentWriter, scan
 from proxyd.recorder.verify import Report, verify, verify_all
 
 DRAW = random.Random(1)
@@ -39,7 +42,9 @@ class Shelf:
         return verify(path, self.keys, ledger=self.ledger)
 
     def codes(self) -> dict[str, list[str]]:
-        return {r.session: [p.code for p in r.problems] for r in verify_all(self.root, self.ledger) if not r.ok}
+        return {
+            r.session: [p.code for p in r.problems] for r in verify_all(self.root, self.ledger) if not r.ok
+        }
 
 
 @pytest.fixture
@@ -51,10 +56,21 @@ def shelf(press):
 
 def test_a_whole_recording_is_said_to_be_whole(shelf: Shelf) -> None:
     seen: list[tuple[int, int]] = []
-    report = verify(shelf.paths[0], shelf.keys, ledger=shelf.ledger, progress=lambda done, total: seen.append((done, total)))
+    report = verify(
+        shelf.paths[0],
+        shelf.keys,
+        ledger=shelf.ledger,
+        progress=lambda done, total: seen.append((done, total)),
+    )
     size = sum(f.stat().st_size for f in store.segments(shelf.paths[0]))
     assert report.ok
-    assert (report.state, report.segments, report.records, report.bytes, report.unsigned) == ("sealed", 3, 91, size, 0)
+    assert (report.state, report.segments, report.records, report.bytes, report.unsigned) == (
+        "sealed",
+        3,
+        91,
+        size,
+        0,
+    )
     assert report.frames == sum(len(scan(f.read_bytes()).frames) for f in store.segments(shelf.paths[0]))
     assert report.text == f"recording a1 is whole: sealed, 3 segments, 91 records, {size} bytes"
     assert [total for _, total in seen] == [size] * 3
@@ -213,10 +229,14 @@ def test_problems_say_where(shelf: Shelf) -> None:
     report = shelf.verify(path)
     first = report.problems[0]
     assert (first.code, first.file, first.offset) == ("segment-altered", "000001.pxr", frame.offset)
-    assert report.text.startswith(f"recording b2 is not whole: 000001.pxr: bytes from offset {frame.offset} on are torn")
+    assert report.text.startswith(
+        f"recording b2 is not whole: 000001.pxr: bytes from offset {frame.offset} on are torn"
+    )
 
 
-def test_a_recording_that_is_gone_or_unknown_is_named(shelf: Shelf, press, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recording_that_is_gone_or_unknown_is_named(
+    shelf: Shelf, press, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "SETTLE_SECONDS", 0.1)
     shutil.rmtree(shelf.paths[0])
     press.segments(OUTPUTS[:5], session="d4", sealed=True)
@@ -264,7 +284,13 @@ def test_another_signing_key_does_not_pass(shelf: Shelf, press) -> None:
 def test_a_live_recording_is_checked_as_far_as_it_goes(press) -> None:
     path = press.segments(OUTPUTS[:30], OUTPUTS[30:60], session="s")
     report = verify(path, [press.signer.public])
-    assert (report.ok, report.state, report.segments, report.records, report.unsigned) == (True, "live", 2, 61, 0)
+    assert (report.ok, report.state, report.segments, report.records, report.unsigned) == (
+        True,
+        "live",
+        2,
+        61,
+        0,
+    )
     last = path / "000001.pxr"
     data = last.read_bytes()
     frames = scan(data).frames
@@ -292,7 +318,9 @@ def test_what_the_recorder_is_at_work_on_is_looked_at_again(press, monkeypatch: 
     assert not verify(path, [press.signer.public]).ok, "nobody is at work: it stays as it is"
 
 
-def test_what_stays_wrong_is_reported_though_it_is_marked_open(press, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_stays_wrong_is_reported_though_it_is_marked_open(
+    press, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "SETTLE_SECONDS", 0.1)
     path = press.segments(OUTPUTS[:30], session="s")
     store.mark_open(press.root, "s")
@@ -300,12 +328,69 @@ def test_what_stays_wrong_is_reported_though_it_is_marked_open(press, monkeypatc
     assert [p.code for p in verify(path, [press.signer.public]).problems] == ["segment-altered"]
 
 
+def test_records_lost_to_failing_storage_are_no_tampering(press) -> None:
+    path = press.segments(*PARTS, session="s", sealed=True, lost=7)
+    assert verify(path, [press.signer.public]).ok
+    recording = Recording.open(path, press.identity)
+    assert [r.seq for r in recording.records()][30:33] == [31, 39, 40]
+    assert recording.damage is None
+
+
+ENTRY = '{"number":%s,"size":%s,"first_seq":1,"records":1,"start_ms":0,"end_ms":0,"chain":"","sealed":false}'
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("started_ns", "NaN"),
+        ("state", "[]"),
+        ("keys", "[[1]]"),
+        ("meta", "5"),
+        ("end", '{"x": 1}'),
+        ("segments", "5"),
+        ("segments", f"[{ENTRY % ('[]', 1)}]"),
+        ("segments", f"[{ENTRY % (0, '[]')}]"),
+        ("segments", "[" + ENTRY % ('"0"', 1) + "]"),
+        ("segments", f"[{ENTRY % (10**12, 1)}]"),
+    ],
+)
+def test_a_hostile_manifest_is_reported_and_does_not_keep_the_rest_from_being_read(
+    press, field: str, value: str
+) -> None:
+    path = press.segments(OUTPUTS[:3], session="s", sealed=True)
+    file = path / "manifest.json"
+    fields = json.loads(file.read_bytes()) | {field: "@"}
+    file.write_text(json.dumps(fields).replace('"@"', value))
+    codes = {p.code for p in verify(path, [press.signer.public]).problems}
+    assert codes == {"manifest-altered"}
+    recording = Recording.open(path, press.identity)
+    assert len(list(recording.records())) == 4
+
+
+@pytest.mark.parametrize("number", [1, 2**32 - 1])
+def test_a_hostile_segment_number_is_reported(press, number: int) -> None:
+    path = press.segments(OUTPUTS[:3], session="s")
+    header = replace(read_header_of(path / "000000.pxr"), number=number)
+    writer = SegmentWriter(header, bytes(32), press.signer)
+    (path / "000000.pxr").write_bytes(writer.preamble + writer.checkpoint())
+    (path / "000000.pxr").rename(path / "999999.pxr")
+    codes = [p.code for p in verify(path, [press.signer.public]).problems]
+    assert codes == ["segment-missing", "segment-misplaced"]
+    assert Recording.open(path, dek=bytes(32)).damage == "segment 0 is missing"
+
+
 def test_what_is_no_recording_is_reported_not_raised(press, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     report = verify(empty, [press.signer.public])
-    assert (report.state, [p.code for p in report.problems]) == ("unknown", ["manifest-missing", "segment-missing"])
+    assert (report.state, [p.code for p in report.problems]) == (
+        "unknown",
+        ["manifest-missing", "segment-missing"],
+    )
     (empty / "manifest.json").write_bytes(b"[" * 100_000)
     (empty / "000000.pxr").write_bytes(b"")
-    assert [p.code for p in verify(empty, [press.signer.public]).problems] == ["manifest-altered", "segment-altered"]
+    assert [p.code for p in verify(empty, [press.signer.public]).problems] == [
+        "manifest-altered",
+        "segment-altered",
+    ]
     assert not verify(tmp_path / "absent", []).ok

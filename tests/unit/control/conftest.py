@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -9,12 +10,13 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import msgpack
 import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from structlog.testing import capture_logs
 
 from proxyd.config import Operator
 from proxyd.control.client import ANSWER_LIMIT, Client, Frames, pack_frame
@@ -37,7 +39,7 @@ class PlayedTape:
         self.rows: list[list[Any]] = []
         self.bytes_written = 1234
         self.input_bytes, self.output_bytes = 20, 3000
-        self._grown = trio.Event()
+        self.grown = trio.Event()
         self.add(Kind.META, meta)
 
     @property
@@ -48,19 +50,37 @@ class PlayedTape:
         if self.rows and self.rows[-1][2] == Kind.END:
             return
         self.rows.append([len(self.rows) + 1, len(self.rows) * 1000, int(kind), channel, body])
-        self._grown.set()
-        self._grown = trio.Event()
+        self.grown.set()
+        self.grown = trio.Event()
 
-    async def watch_packed(self, after_seq: int = 0) -> AsyncIterator[bytes]:
-        while True:
-            batch = self.rows[after_seq : after_seq + 50]
-            if batch:
-                yield msgpack.packb(batch)
-                after_seq += len(batch)
-                if batch[-1][2] == Kind.END:
-                    return
-            else:
-                await self._grown.wait()
+    def watch_packed(self, after_seq: int = 0) -> PlayedViewer:
+        return PlayedViewer(self, after_seq)
+
+
+class PlayedViewer:
+    """Batches of a played tape."""
+
+    def __init__(self, tape: PlayedTape, after_seq: int) -> None:
+        self._tape, self._seq = tape, after_seq
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __aiter__(self) -> PlayedViewer:
+        return self
+
+    async def __anext__(self) -> bytes:
+        rows = self._tape.rows
+        while self._seq >= len(rows):
+            if rows[-1][2] == Kind.END:
+                raise StopAsyncIteration
+            await self._tape.grown.wait()
+        batch = rows[self._seq : self._seq + 50]
+        self._seq += len(batch)
+        return bytes(msgpack.packb(batch))
 
 
 @dataclass(eq=False)
@@ -129,7 +149,9 @@ class Played:
         session = PlayedSession(**fields)
         self.sessions[session.id] = session
         names = ("id", "protocol", "user", "user_ip", "target", "host", "login", "how", "started_at")
-        self.catalog.started({name: getattr(session, name) for name in names} | {"node": "node1", "path": str(self.base)})
+        self.catalog.started(
+            {name: getattr(session, name) for name in names} | {"node": "node1", "path": str(self.base)}
+        )
         return session
 
     def end(self, session: PlayedSession, **fields: Any) -> None:
@@ -217,8 +239,13 @@ class Background:
         """Call a function in the server's thread."""
         return trio.from_thread.run_sync(what, *args, trio_token=self._token)
 
+    def end_now(self) -> None:
+        """End the server; in its thread."""
+        self._done.set()
+
     def close(self) -> None:
-        self.do(self._done.set)
+        with contextlib.suppress(trio.RunFinishedError):  # `end_now` may have ended it
+            self.do(self._done.set)
         self._thread.join(10)
         assert not self._thread.is_alive()
 
@@ -233,6 +260,7 @@ class Background:
 
 @pytest.fixture
 def background(played: Played) -> Iterator[Background]:
-    running = Background(played)
-    yield running
-    running.close()
+    with capture_logs():  # proxyctl runs in this process too, and its output is what counts
+        running = Background(played)
+        yield running
+        running.close()

@@ -89,4 +89,7 @@ def test_no_frame_over_the_limit_is_made() -> None:
 
 def test_records_of_kinds_from_the_future_are_left_out() -> None:
     packed = msgpack.packb([[1, 0, 0, 0, {"id": "a"}], [2, 5, 250, 0, b""], [3, 9, 1, 2, b"out"]])
-    assert unpack_records(packed) == [Record(1, 0, Kind.META, 0, {"id": "a"}), Record(3, 9, Kind.OUTPUT, 2, b"out")]
+    assert unpack_records(packed) == [
+        Record(1, 0, Kind.META, 0, {"id": "a"}),
+        Record(3, 9, Kind.OUTPUT, 2, b"out"),
+    ]

@@ -29,13 +29,15 @@ def test_screens_are_for_three_roles(permission: Permission) -> None:
 
 def test_a_refusal_names_the_permission_and_who_has_it() -> None:
     caller = Caller("bob", 1000, "bob", ("PAM Operator",))
-    with pytest.raises(ControlError, match="sessions.watch, which .*PAM Auditor has") as refusal:
+    with pytest.raises(ControlError, match=r"sessions\.watch, which .*PAM Auditor has") as refusal:
         caller.require(Permission.WATCH)
     assert refusal.value.code is Code.DENIED
 
 
 def test_roles_add_up_and_unknown_ones_give_nothing() -> None:
-    assert Caller("a", 1, "", ("PAM Auditor", "PAM Operator")).permissions == ROLES["PAM Auditor"] | {Permission.DROP}
+    assert Caller("a", 1, "", ("PAM Auditor", "PAM Operator")).permissions == ROLES["PAM Auditor"] | {
+        Permission.DROP
+    }
     assert Caller("a", 1, "", ("Root",)).permissions == frozenset()
 
 

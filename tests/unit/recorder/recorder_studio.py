@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from proxyd.errors import FormatError
 from proxyd.recorder import store
 from proxyd.recorder.keys import Signer, read_identities, unwrap
 from proxyd.recorder.record import Record
@@ -50,6 +51,8 @@ class Notes(Gauges):
         self.rows[row["id"]] = dict(row)
 
     def ended(self, id: str, **fields: Any) -> None:  # noqa: A002  the catalog's own name for it
+        if id not in self.rows:
+            raise FormatError("no session has that id")
         self.rows[id] |= fields
 
     def append(self, kind: str, /, **fields: Any) -> object:

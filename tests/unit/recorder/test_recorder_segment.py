@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -293,3 +294,52 @@ def test_a_frame_flag_or_count_can_not_be_changed(signer: Signer) -> None:
     assert scan(forged).records == 2
     with pytest.raises(FormatError):
         list(SegmentReader(forged, DEK).records())
+
+
+LINE = "-rw-r--r-- 1 root root {size:>8} Nov 21 {hour:02}:{minute:02} {name}\r\n"
+
+
+def two_hours(draw: random.Random) -> Iterator[tuple[int, Kind, int, bytes]]:
+    """A person at a shell: every 10 s on average a command, typed, echoed, and answered with 2 KB of listing."""
+    at = 0
+    while at < 7200_000_000:
+        at += int(draw.expovariate(1 / 7e6))
+        for letter in draw.choice(["ls -la /srv/data", "systemctl status", "tail -n 30 app.log", "cd .."]):
+            at += draw.randrange(80_000, 300_000)
+            yield at, Kind.INPUT, 1, letter.encode()
+            yield at + 2000, Kind.OUTPUT, 1, letter.encode()
+        yield at + 100_000, Kind.INPUT, 1, b"\r"
+        for _ in range(draw.randrange(60)):
+            name = draw.randbytes(draw.randrange(3, 12)).hex()
+            size, hour, minute = draw.randrange(10**7), draw.randrange(24), draw.randrange(60)
+            yield (
+                at + 101_000,
+                Kind.OUTPUT,
+                1,
+                LINE.format(size=size, hour=hour, minute=minute, name=name).encode(),
+            )
+        at += 101_000
+
+
+def test_two_hours_of_interactive_work_fit_in_three_megabytes(signer: Signer) -> None:
+    """As the recorder does it: a block each 250 ms, a stream freed after 5 s, a checkpoint each 10 s, a roll each 10 min."""
+    size, raw, block, last, signed = 0, 0, [], 0, 0
+    writer = SegmentWriter(header(signer), DEK, signer)
+    for item in two_hours(random.Random(2)):
+        if block and item[0] - block[0][0] >= 250_000:
+            if block[0][0] - last > 5_000_000:
+                writer.rest()
+            if block[0][0] // 1000 - writer.header.start_ms > 600_000:
+                writer.seal()
+                size += writer.size
+                writer = SegmentWriter(header(signer, start_ms=block[0][0] // 1000), DEK, signer)
+            writer.events(block, PACKER)
+            last, block = block[-1][0], []
+            if last - signed >= 10_000_000:
+                writer.checkpoint()
+                signed = last
+        raw += len(item[3])
+        block.append(item)
+    size += writer.size
+    assert raw > 1_200_000
+    assert size <= 3_000_000

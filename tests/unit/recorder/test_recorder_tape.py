@@ -406,6 +406,21 @@ async def test_a_stalled_viewer_costs_the_tape_its_ring_and_no_more(studio: Stud
         await made.seal("client left")
 
 
+async def test_a_viewer_whose_wait_was_cancelled_goes_on_where_it_was(studio: Studio) -> None:
+    async with running(studio):
+        made = await studio.open()
+        for number in range(200):
+            made.add(Kind.OUTPUT, b"%d" % number + bytes(5000))
+        await made.flush()
+        seen: list[Record] = []
+        with made.watch() as viewer:
+            while len(seen) < 201:
+                with trio.move_on_after(random.random() * 0.002):
+                    seen += await anext(viewer)
+        await made.seal("client left")
+    assert seen == studio.read()[:-1]
+
+
 async def _until(viewer: AsyncIterator[list[Record]], seq: int) -> AsyncIterator[list[Record]]:
     async for batch in viewer:
         yield batch

@@ -78,7 +78,9 @@ CALLED = {
 }
 
 
-@pytest.mark.parametrize(("where", "parameters"), (OVERRIDDEN | CALLED).items(), ids=lambda item: str(item)[-60:])
+@pytest.mark.parametrize(
+    ("where", "parameters"), (OVERRIDDEN | CALLED).items(), ids=lambda item: str(item)[-60:]
+)
 def test_a_method_still_takes_what_we_give_it(where: tuple[type, str], parameters: tuple[str, ...]) -> None:
     owner, name = where
     assert tuple(inspect.signature(getattr(owner, name)).parameters) == parameters
@@ -102,7 +104,9 @@ def test_every_private_attribute_is_still_asyncsshs_or_ours() -> None:
     ours = "".join(path.read_text() for path in Path(package.__path__[0]).glob("*.py"))
     defined_here = set(re.findall(r"(?:self\.|def |^    )(_[a-z][a-z_]*)\b(?:\s*[:=(])", ours, re.MULTILINE))
     unknown = {
-        name for name in _attributes_used() if not re.search(rf"\b{name}\b", theirs) and name not in defined_here
+        name
+        for name in _attributes_used()
+        if not re.search(rf"\b{name}\b", theirs) and name not in defined_here
     }
     assert not unknown
 

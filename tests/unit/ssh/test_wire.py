@@ -20,9 +20,25 @@ from proxyd.protocols.ssh.wire import (
 
 PTY = string(b"xterm") + uint32(120) + uint32(40) + uint32(0) + uint32(0) + string(b"\x00")
 
-REQUESTS = ["pty-req", "exec", "subsystem", "env", "signal", "break", "exit-status", "exit-signal", "window-change", "x11-req"]
+REQUESTS = [
+    "pty-req",
+    "exec",
+    "subsystem",
+    "env",
+    "signal",
+    "break",
+    "exit-status",
+    "exit-signal",
+    "window-change",
+    "x11-req",
+]
 OPENS = ["session", "direct-tcpip", "forwarded-tcpip", "direct-streamlocal@openssh.com", "x11"]
-GLOBALS = ["tcpip-forward", "cancel-tcpip-forward", "streamlocal-forward@openssh.com", "keepalive@openssh.com"]
+GLOBALS = [
+    "tcpip-forward",
+    "cancel-tcpip-forward",
+    "streamlocal-forward@openssh.com",
+    "keepalive@openssh.com",
+]
 
 
 @pytest.mark.mission("M16")
@@ -33,7 +49,11 @@ GLOBALS = ["tcpip-forward", "cancel-tcpip-forward", "streamlocal-forward@openssh
         ("exec", string(b"caf\xe9"), {"command": b"caf\xe9"}),
         ("subsystem", string(b"sftp"), {"subsystem": "sftp"}),
         ("env", string(b"LANG") + string(b"C.UTF-8"), {"variable": "LANG", "value": "C.UTF-8"}),
-        ("env", string(b"DB_PASSWORD") + string(b"hunter2"), {"variable": "DB_PASSWORD", "value": "(not recorded)"}),
+        (
+            "env",
+            string(b"DB_PASSWORD") + string(b"hunter2"),
+            {"variable": "DB_PASSWORD", "value": "(not recorded)"},
+        ),
         ("signal", string(b"INT"), {"signal": "INT"}),
         ("break", uint32(500), {"milliseconds": 500}),
         ("exit-status", uint32(300), {"status": 300}),

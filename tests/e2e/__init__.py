@@ -1,0 +1,1 @@
+"""The proof: real clients, a real target, and proxyd between them."""
