@@ -112,6 +112,7 @@ async def story(recorder: Recorder, policy: str, rounds: int) -> None:
         say(flushed=number)
         if turn % 8 == 0:
             await trio.sleep(0.15)  # a sync
+    say(added=number)
     await tape.seal("story told")
     say(sealed=True)
 
