@@ -49,7 +49,7 @@ def completion(run: Run, shell: str) -> None:
     zsh:   eval "$(proxyctl completion zsh)"               in ~/.zshrc
     fish:  proxyctl completion fish | source               in ~/.config/fish/config.fish
     """
-    from click.shell_completion import get_completion_class  # noqa: PLC0415  Rule 3
+    from click.shell_completion import get_completion_class
 
     found = get_completion_class(shell)
     if found is None:

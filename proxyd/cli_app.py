@@ -48,13 +48,13 @@ class Run:
 
     def config(self) -> Config:
         """Load the configuration. Raises ConfigError."""
-        from proxyd.config import load  # noqa: PLC0415  50 ms that help and completion need not wait for
+        from proxyd.config import load
 
         return load(self.find_config())
 
     def client(self, **options: Any) -> Client:
         """Give the client of the daemon named by --socket, or by the configuration."""
-        from proxyd.control.client import Client  # noqa: PLC0415  as in `config`
+        from proxyd.control.client import Client
 
         if self.socket is not None:
             return Client(self.socket, **options)
@@ -90,7 +90,7 @@ class CommandLine(click.Group):
         """Find the command; for one that does not exist, suggest the nearest."""
         if ctx.resilient_parsing or self.get_command(ctx, args[0]):
             return super().resolve_command(ctx, args)
-        import difflib  # noqa: PLC0415  only for who mistypes
+        import difflib
 
         near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self.list_commands(ctx))}"

@@ -24,7 +24,7 @@ def add_to(group: CommandLine) -> None:
 @click.pass_obj
 def serve(run: Run) -> None:
     """Run the daemon in the foreground, until SIGTERM or Ctrl-C; SIGHUP reloads."""
-    from proxyd import daemon  # noqa: PLC0415  cli.py, Rule 3
+    from proxyd import daemon
 
     daemon.serve(run.find_config())
 
@@ -39,7 +39,7 @@ def serve(run: Run) -> None:
 @click.pass_obj
 def init(run: Run, directory: Path, ssh_port: int, metrics_port: int) -> None:
     """Make a state directory, keys and a commented configuration; never overwrites anything."""
-    from proxyd import setup  # noqa: PLC0415  cli.py, Rule 3
+    from proxyd import setup
 
     made = setup.initialise(directory, ssh_port=ssh_port, metrics_port=metrics_port)
     if run.output.json:
@@ -60,7 +60,7 @@ def init(run: Run, directory: Path, ssh_port: int, metrics_port: int) -> None:
 @click.pass_obj
 def check(run: Run) -> None:
     """Check a configuration: the file itself, the keys it names, its directories, what nobody can use."""
-    from proxyd.cli_check import findings  # noqa: PLC0415  cli.py, Rule 3
+    from proxyd.cli_check import findings
 
     config = run.config()
     found = list(findings(config))
@@ -84,6 +84,6 @@ def check(run: Run) -> None:
               help="Where to; kept. Else a temporary directory, removed at the end.")  # fmt: skip
 def demo(*, once: bool, directory: Path | None) -> None:
     """Show it all on this machine: a target, the daemon, a real SSH session, and what was recorded."""
-    from proxyd import demo as demonstration  # noqa: PLC0415  cli.py, Rule 3
+    from proxyd import demo as demonstration
 
     sys.exit(demonstration.run(once=once, directory=directory))

@@ -73,8 +73,8 @@ class Output:
 
     def table(self, columns: Sequence[Column], rows: Iterable[Mapping[str, Any]], empty: str) -> None:
         """Print rows under headings; a terminal too narrow for all columns loses the least important ones."""
-        from rich.table import Table  # noqa: PLC0415  rich takes 60 ms to import: only who prints a table pays
-        from rich.text import Text  # noqa: PLC0415
+        from rich.table import Table
+        from rich.text import Text
 
         cells = [[clean(str(column.value(row))) for column in columns] for row in rows]
         if not cells:
@@ -105,7 +105,7 @@ class Output:
 
     def console(self) -> Console:
         """Give a rich console on standard output; without colours where nobody wants or sees them."""
-        from rich.console import Console  # noqa: PLC0415  as in `table`
+        from rich.console import Console
 
         plain = None if sys.stdout.isatty() else WIDE
         return Console(file=sys.stdout, no_color=None if self.color else True, highlight=False, width=plain)
@@ -136,7 +136,7 @@ class Column:
 
 
 def _fitting(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> list[int]:
-    from rich.cells import cell_len  # noqa: PLC0415  as in `table`
+    from rich.cells import cell_len
 
     widths = [
         max(cell_len(text) for text in (column.heading, *(line[index] for line in cells))) + GAP

@@ -66,7 +66,7 @@ class Opened(NamedTuple):
 
 def _open(run: Run, command: str, session: str, identity: Path | None) -> Opened:
     """Ask the daemon (Rule 1), then open the recording. Raises ControlError, ConfigError, FormatError."""
-    from proxyd.recorder.replay import Recording  # noqa: PLC0415  cli.py, Rule 3
+    from proxyd.recorder.replay import Recording
 
     key = identity or run.config().recording.identity
     if key is None:
@@ -91,7 +91,7 @@ _channel = click.option("--channel", type=click.IntRange(min=0), help="This chan
 
 def print_records(records: Iterable[Record]) -> None:
     """Print records as JSON, one a line, each at once."""
-    from proxyd.recorder.export import jsonl  # noqa: PLC0415  cli.py, Rule 3
+    from proxyd.recorder.export import jsonl
 
     for line in jsonl(cast("Recording", _Records(records))):
         sys.stdout.write(line)
@@ -117,7 +117,7 @@ def log(run: Run, session: str, identity: Path | None) -> None:
 
     What a user typed is shown when the session showed it too; a password is not.
     """
-    from proxyd.cli_log import entries  # noqa: PLC0415  cli.py, Rule 3
+    from proxyd.cli_log import entries
 
     recording, answer, _ = _open(run, "log", session, identity)
     lines = sorted(entries(recording.records()), key=attrgetter("at_us"))
@@ -179,8 +179,8 @@ def replay(
     Keys: space pauses, . shows the next record, left and right go 5 s, up and down double and halve the speed,
     q leaves. Into a pipe goes the raw output, at once; with --json every record, one a line.
     """
-    from proxyd.cli_view import Pace, Player, View, replay_plainly  # noqa: PLC0415  cli.py, Rule 3
-    from proxyd.terminal import showing  # noqa: PLC0415
+    from proxyd.cli_view import Pace, Player, View, replay_plainly
+    from proxyd.terminal import showing
 
     recording, answer, key = _open(run, "replay", session, identity)
     growing = follow and answer["session"]["state"] == "live"
@@ -201,7 +201,7 @@ def replay(
 
 def _follower(path: Path, identity: Path) -> Callable[[int, int], Iterator[Record]]:
     """Give what reads the records after a seq and its time, as far as they are on disk by then."""
-    from proxyd.recorder.replay import Recording  # noqa: PLC0415  cli.py, Rule 3
+    from proxyd.recorder.replay import Recording
 
     def more(after_seq: int, at_us: int) -> Iterator[Record]:
         grown = Recording.open(path, identity).records(at_us)
@@ -214,8 +214,8 @@ def _followed(
     records: Iterator[Record], more: Callable[[int, int], Iterator[Record]] | None
 ) -> Iterator[Record]:
     """Yield records, and with `more` those that come later, to the session's end."""
-    from proxyd.cli_view import FOLLOW_SECONDS  # noqa: PLC0415  cli.py, Rule 3
-    from proxyd.recorder.record import Kind  # noqa: PLC0415
+    from proxyd.cli_view import FOLLOW_SECONDS
+    from proxyd.recorder.record import Kind
 
     seq = at_us = 0
     while True:
@@ -253,7 +253,7 @@ def export(
     identity: Path | None,
 ) -> None:
     """Write a recording in a form other tools read; the file is for your eyes only (0600)."""
-    from proxyd.recorder.export import export as lines_of  # noqa: PLC0415  cli.py, Rule 3
+    from proxyd.recorder.export import export as lines_of
 
     if run.output.json and target is None:
         raise click.UsageError("--json says where the export is: add -o FILE")
@@ -297,9 +297,9 @@ def _write_private(target: Path, lines: Iterable[str]) -> None:
 @click.pass_obj
 def verify(run: Run, what: str | None, *, everything: bool, public_key: Path | None) -> None:
     """Prove that recordings are whole and unaltered; needs no key that opens them, and no daemon."""
-    from proxyd.recorder import ledger as ledgers  # noqa: PLC0415  cli.py, Rule 3
-    from proxyd.recorder.verify import verify as verify_one  # noqa: PLC0415
-    from proxyd.recorder.verify import verify_all  # noqa: PLC0415
+    from proxyd.recorder import ledger as ledgers
+    from proxyd.recorder.verify import verify as verify_one
+    from proxyd.recorder.verify import verify_all
 
     if (what is None) is not everything:
         raise click.UsageError("name one SESSION or PATH, or say --all")

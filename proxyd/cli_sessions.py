@@ -196,14 +196,14 @@ def watch(run: Run, session: str, channel: int | None) -> None:
     Keys: q leaves, b blocks the user's input, u unblocks it, d drops the session, r repaints.
     Into a pipe goes the raw output; with --json every record, one a line.
     """
-    from proxyd.cli_view import Watching, watch_plainly  # noqa: PLC0415  cli.py, Rule 3
-    from proxyd.terminal import showing  # noqa: PLC0415
+    from proxyd.cli_view import Watching, watch_plainly
+    from proxyd.terminal import showing
 
     client = run.client()
     end = None
     with client.stream("watch", session=session) as stream:
         if run.output.json:
-            from proxyd.cli_recordings import print_records  # noqa: PLC0415
+            from proxyd.cli_recordings import print_records
 
             print_records(record for frame in stream for record in frame.get("records", ()))
             return
@@ -238,9 +238,9 @@ class BlockedName(SessionName):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
         """Offer blocked users, then live sessions."""
-        from click.shell_completion import CompletionItem  # noqa: PLC0415  cli.py, Rule 3
+        from click.shell_completion import CompletionItem
 
-        from proxyd.errors import ProxydError  # noqa: PLC0415
+        from proxyd.errors import ProxydError
 
         run = ctx.find_object(Run)
         names: list[Any] = []
@@ -372,7 +372,7 @@ def list_users(run: Run) -> None:
 @click.pass_obj
 def hash_password(run: Run, *, from_stdin: bool) -> None:
     """Print the argon2id hash of a password, for a user's `password` in the configuration."""
-    from argon2 import PasswordHasher  # noqa: PLC0415  cli.py, Rule 3
+    from argon2 import PasswordHasher
 
     if from_stdin:
         password = sys.stdin.readline().rstrip("\r\n")

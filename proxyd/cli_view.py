@@ -19,6 +19,7 @@ from proxyd.terminal import Picture, Screen
 
 NOTE_SECONDS = 4.0  # a note in the last row: long enough to read a line
 TICK_SECONDS = 1.0  # how soon a changed window size shows in the title
+SOON_SECONDS = 0.0005  # nobody sees less, and a clock may not either
 SEEK_US = 5_000_000  # one press of an arrow
 FASTEST, SLOWEST = 64.0, 1 / 16
 FOLLOW_SECONDS = 0.25  # between two looks at a recording that still grows: blocks come four times a second
@@ -284,7 +285,10 @@ class Player:
             return FOLLOW_SECONDS
         if self._skip_idle_us is not None:
             self._now_us = max(self._now_us, record.at_us - self._skip_idle_us)
-        return min(max(0.0, (record.at_us - self._now_us) / 1e6 / self._speed), TICK_SECONDS)
+        missing_us = record.at_us - self._now_us
+        if missing_us < 1:  # the tape's own resolution; a clock may be too coarse to pass less
+            return 0
+        return min(missing_us / 1e6 / self._speed, TICK_SECONDS)
 
     def _show(self, record: Record) -> None:
         self._view.take(record)

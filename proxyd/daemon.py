@@ -13,7 +13,7 @@ import contextlib
 import functools
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,15 @@ from proxyd.recorder.catalog import Catalog
 from proxyd.recorder.keys import load_signer
 from proxyd.recorder.ledger import Ledger
 from proxyd.recorder.recorder import Gauges, Recorder
-from proxyd.recorder.recover import recover
+from proxyd.recorder.recover import Recovered, recover
 from proxyd.session import SHUTTING_DOWN, Registry
 from proxyd.systemd_notify import notify
 
 SHUTDOWN_BY = "proxyd"
 """Who a recording says dropped the sessions that a stop ended."""
+
+CONTROL_CONNECTIONS = 256
+"""Connections to the control socket at once: a room full of viewers, each holds one."""
 
 SEAL_ALL_S = 15.0
 """Seconds all tapes together may take to seal at a stop; after that recovery does it at the next start."""
@@ -106,7 +109,13 @@ class Daemon:
                 for listener in self._listeners:
                     nursery.start_soon(listener.run)
                 notify("READY=1")
-                _log.info("ready", version=__version__, node=self.config.node, ledger_head=self.ledger.head.hash, **names)
+                _log.info(
+                    "ready",
+                    version=__version__,
+                    node=self.config.node,
+                    ledger_head=self.ledger.head.hash,
+                    **names,
+                )
                 await trio.to_thread.run_sync(
                     functools.partial(self.ledger.append, "start", version=__version__)
                 )
@@ -130,8 +139,7 @@ class Daemon:
                     recording.directory, signer, node=settings.node, catalog=catalog, ledger=ledger
                 )
             )
-            if recovered:
-                _log.warning("recordings recovered after a crash", count=len(recovered))
+            tell_recovered(recovered)
             recorder = Recorder(
                 recording, settings.node, catalog=catalog, ledger=ledger, gauges=_Gauges(), signer=signer
             )
@@ -167,7 +175,9 @@ class Daemon:
             names["ssh"] = listener.address
         if settings.listen.metrics is not None:
             names["metrics"] = await nursery.start(metrics.serve, settings.listen.metrics.address)
-        names["control"] = str(await nursery.start(ControlServer(self).serve))
+        names["control"] = str(
+            await nursery.start(ControlServer(self, connections=CONTROL_CONNECTIONS).serve)
+        )
         return names
 
     async def _until_stopped(self, arriving: AsyncIterator[int]) -> None:
@@ -178,6 +188,7 @@ class Daemon:
             notify("RELOADING=1")
             with contextlib.suppress(ConfigError):  # logged there; what was in force still is
                 await self.reload()
+                await trio.to_thread.run_sync(functools.partial(self.ledger.append, "reload", who="SIGHUP"))
             notify("READY=1")
 
     async def reload(self) -> str:
@@ -192,11 +203,14 @@ class Daemon:
         core.admission.reconfigure(settings.admission)
         before = core.config  # what was opened at the start stays as it was opened
         core.config = msgspec.structs.replace(
-            settings, node=before.node, state=before.state, recording=before.recording, control=before.control,
+            settings,
+            node=before.node,
+            state=before.state,
+            recording=before.recording,
             listen=before.listen,
-        )  # fmt: skip
+            control=msgspec.structs.replace(settings.control, socket=before.control.socket),
+        )
         log.setup(settings.log)
-        await trio.to_thread.run_sync(functools.partial(self.ledger.append, "reload"))
         text = f"{len(settings.users)} users, {len(settings.targets)} targets, {len(settings.grants)} grants in force"
         _log.info(
             "reloaded", users=len(settings.users), targets=len(settings.targets), grants=len(settings.grants)
@@ -230,6 +244,15 @@ class Daemon:
             if number != signal.SIGHUP:
                 scope.cancel()
                 return
+
+
+def tell_recovered(found: Sequence[Recovered]) -> None:
+    """Log what a crash left, and each recording that someone must look at."""
+    if found:
+        _log.warning("recordings recovered after a crash", count=len(found))
+    for one in found:
+        if one.problem:
+            _log.warning("a recovered recording has a problem", session=one.session, problem=one.problem)
 
 
 class _Gauges(Gauges):

@@ -37,7 +37,8 @@ _TOKEN = re.compile(
     rb"|(?P<string>[\]PX^_])"
     rb"|(?P<between>(?:[ -/]|%(c)s)*+)(?P<plain>[0-OQ-WYZ\\`-~])"
     rb"|(?:\[(?:[ -?]|%(c)s)*+|(?:[ -/]|%(c)s)*+)(?=[\x18\x1a\x1b\x80-\xff])"  # broken off
-    rb")|\x05|\xc2[\x80-\x9f]" % {b"c": _CONTROL}
+    rb")|\x05|\xc2(?:[\x80-\x9f]|(?=[^\x80-\xbf]))"  # C1 in UTF-8; its half alone would wait for the other
+    % {b"c": _CONTROL}
 )
 _CONTROLS = re.compile(_CONTROL)
 _UNSEEN = (None, b"\x00\x05\x7f")  # of these, ENQ asks for an answer and the others do nothing

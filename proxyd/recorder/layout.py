@@ -49,6 +49,7 @@ SIGNATURE_BYTES = 64
 MAX_HEADER = 1 << 20  # a header holds one age file (~300 B) per recipient; more than this is no header
 MAX_PAYLOAD = 16 << 20  # a block is at most 1 MiB of small records, or one record; more is a damaged length
 MAX_COUNT = 0xFFFF  # u16 in the frame head
+MAX_NUMBER = 0xFFFF_FFFF  # of a segment: u32 in nonces and in what is signed
 GOP_MS = 30_000  # a seek decodes at most this much before its goal
 GOP_RAW_BYTES = 4 << 20  # ... nor more than this
 SIGNED = b"proxyd PXR1\0"
@@ -231,4 +232,6 @@ def _decode_header(packed: memoryview) -> SegmentHeader:
     counts = (header.number, header.wall_ns, header.start_ms, header.first_seq)
     if not texts or not all(isinstance(b, bytes) for b in blobs) or not all(type(n) is int for n in counts):
         raise FormatError("a segment's header can't be read")
+    if not 0 <= header.number <= MAX_NUMBER:
+        raise FormatError("a segment's number is impossible")
     return header

@@ -4,6 +4,8 @@ Rule 1: it is written, state "open", before the first segment; and once more at 
 Rule 2: it is always whole: written aside, synced, renamed.
 Rule 3: `signature` is Ed25519 over "proxyd manifest", NUL, and the canonical JSON (sorted keys, no spaces, ASCII)
         of everything else.
+Rule 4: what recovery sealed although it did not verify says so: `tampered` is true, and `problem` tells what; no other
+        manifest has these keys.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from proxyd.errors import FormatError
+from proxyd.recorder import layout
 from proxyd.recorder.keys import Signer, WrappedKey, signed_by
 
 NAME = "manifest.json"
@@ -25,6 +28,10 @@ SIGNED = b"proxyd manifest\0"
 
 State = Literal["open", "sealed", "recovered", "failed"]
 STATES = frozenset({"open", "sealed", "recovered", "failed"})
+MAX_NUMBER = (1 << 63) - 1  # ns since 1970 until the year 2262, and more bytes than any disk holds
+UNREADABLE = "a manifest can't be read"
+
+_Kind = TypeVar("_Kind")
 
 
 class SegmentEntry(NamedTuple):
@@ -55,7 +62,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What manifest.json says. `meta` is the part of META that JSON can say."""
+    """What manifest.json says. `meta` is the part of META that JSON can say; `problem` is rule 4's."""
 
     session: str
     node: str
@@ -66,6 +73,7 @@ class Manifest:
     keys: tuple[WrappedKey, ...]
     segments: tuple[SegmentEntry, ...] = ()
     end: End | None = None
+    problem: str = ""
     signer: bytes = b""
     signature: bytes = b""
 
@@ -78,6 +86,11 @@ class Manifest:
     def size(self) -> int:
         """Give the bytes of all segments."""
         return sum(entry.size for entry in self.segments)
+
+    @property
+    def tampering(self) -> dict[str, Any]:
+        """Give the keys of rule 4: for the manifest, and for the ledger's entry."""
+        return {"tampered": True, "problem": self.problem} if self.problem else {}
 
     def signed(self, signer: Signer) -> Manifest:
         """Give this manifest with `signer`'s name and signature."""
@@ -115,6 +128,7 @@ class Manifest:
             else None,
             "signer": self.signer.hex(),
             "signature": self.signature.hex(),
+            **self.tampering,
         }
 
 
@@ -125,32 +139,60 @@ def decode(data: bytes) -> Manifest:
         if fields["format"] != FORMAT or fields["state"] not in STATES:
             raise FormatError("a manifest is not of this format")
         return Manifest(
-            session=_text(fields["session"]),
-            node=_text(fields["node"]),
-            started_ns=int(fields["started_ns"]),
+            session=_typed(fields["session"], str),
+            node=_typed(fields["node"], str),
+            started_ns=_number(fields["started_ns"]),
             state=fields["state"],
-            strict=bool(fields["strict"]),
-            meta=dict(fields["meta"]),
+            strict=_typed(fields["strict"], bool),
+            meta=_typed(fields["meta"], dict),
             keys=tuple(
-                WrappedKey(_text(to), base64.b64decode(blob, validate=True)) for to, blob in fields["keys"]
+                WrappedKey(_typed(to, str), base64.b64decode(blob, validate=True))
+                for to, blob in _typed(fields["keys"], list)
             ),
-            segments=tuple(_entry(entry) for entry in fields["segments"]),
-            end=End(**fields["end"]) if fields["end"] else None,
+            segments=tuple(_entry(entry) for entry in _typed(fields["segments"], list)),
+            end=None if fields["end"] is None else _end(fields["end"]),
+            problem=_problem(fields) if "tampered" in fields else "",
             signer=bytes.fromhex(fields["signer"]),
             signature=bytes.fromhex(fields["signature"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise FormatError("a manifest can't be read") from error
+        raise FormatError(UNREADABLE) from error
 
 
 def _entry(fields: dict[str, Any]) -> SegmentEntry:
-    return SegmentEntry(**{**fields, "chain": bytes.fromhex(fields["chain"])})
+    entry = SegmentEntry(**{**fields, "chain": bytes.fromhex(fields["chain"])})
+    _typed(entry.sealed, bool)
+    _number(entry.number, layout.MAX_NUMBER)
+    for value in (entry.size, entry.first_seq, entry.records, entry.start_ms, entry.end_ms):
+        _number(value)
+    return entry
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise FormatError("a manifest can't be read")
+def _end(fields: dict[str, Any]) -> End:
+    end = End(**fields)
+    _number(end.at_ns)
+    for value in (end.reason, end.by, end.error):
+        _typed(value, str)
+    return end
+
+
+def _problem(fields: dict[str, Any]) -> str:
+    if fields["tampered"] is not True or not _typed(fields["problem"], str):
+        raise FormatError(UNREADABLE)
+    return str(fields["problem"])
+
+
+def _typed(value: Any, kind: type[_Kind]) -> _Kind:
+    if type(value) is not kind:
+        raise FormatError(UNREADABLE)
     return value
+
+
+def _number(value: Any, most: int = MAX_NUMBER) -> int:
+    number = _typed(value, int)
+    if not 0 <= number <= most:
+        raise FormatError(UNREADABLE)
+    return number
 
 
 def sayable(meta: Mapping[str, Any]) -> dict[str, Any]:

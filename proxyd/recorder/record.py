@@ -17,7 +17,9 @@ import msgpack
 class Kind(IntEnum):
     """What a record's body is; the comment gives its shape."""
 
-    META = 0  # map: the session as it was when it began (id, user, user_ip, target, host, login, protocol, ...)
+    META = (
+        0  # map: the session as it was when it began (id, user, user_ip, target, host, login, protocol, ...)
+    )
     OUTPUT = 1  # bytes: target -> client, the screen
     INPUT = 2  # bytes: client -> target, as forwarded
     ERROR_OUTPUT = 3  # bytes: target -> client, standard error

@@ -1,9 +1,13 @@
 """What a start does about recordings the last life of the daemon left open: cut what is torn, seal, and say so.
 
 Rule 1: no data key is needed, and none exists any more: what is in a frame stays as it is.
-Rule 2: nothing is thrown away: a torn end is kept beside its segment, `.torn`, before it is cut off.
+Rule 2: nothing is thrown away: a torn end is kept beside its segment, `.torn`, before it is cut off, and so is a
+        manifest that is replaced although it was not this recording's and this node's.
 Rule 3: done again after a crash in the middle, it ends the same.
 Rule 4: one recording that can't be recovered does not keep the others from it; it is tried at the next start.
+Rule 5: what is sealed here is vouched for. So every signature found is checked with the node's own key first; what does
+        not verify is sealed as well, and manifest, ledger and catalog say that it may have been altered. A signing key
+        that was changed while a session was open looks the same.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from proxyd.errors import FormatError, ProxydError
 from proxyd.recorder import manifest as manifests
@@ -26,12 +31,17 @@ from proxyd.recorder.segment import Scan, mend_trailer, scan, seal_recovered
 
 REASON = "recovered"
 ERROR = "The session proxy stopped while this session was live"
+TAMPERED = "The recording may have been altered while the session proxy was down"
+DOUBTS_TOLD = 8  # the manifest and a line of the ledger have room for them; `verify` finds them all
 MS = 1_000_000  # ns
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What became of one recording. `torn`: bytes cut off; `problem`: why it could not be recovered, or nothing."""
+    """What became of one recording. `torn`: bytes cut off.
+
+    `problem`: why it could not be recovered, or what in it does not verify, or nothing.
+    """
 
     session: str
     path: Path | None
@@ -64,10 +74,11 @@ def _recover(
     if folder is None or not (store.segments(folder) or (folder / manifests.NAME).exists()):
         return _nothing_left(root, session, folder, catalog, ledger)
     manifest, torn = _complete(folder, session, signer, node)
-    ledger.append("recovered", **ledger_fields(manifest, folder, root))
+    ledger.append("recovered", **ledger_fields(manifest, folder, root), **manifest.tampering)
     _tell(catalog, manifest, folder)
     store.unmark_open(root, session)
-    return Recovered(session, folder, sum(entry.records for entry in manifest.segments), torn)
+    records = sum(entry.records for entry in manifest.segments)
+    return Recovered(session, folder, records, torn, manifest.problem)
 
 
 def _nothing_left(
@@ -98,21 +109,58 @@ def _complete(folder: Path, session: str, signer: Signer, node: str) -> tuple[Ma
         manifest: Manifest | None = store.read_manifest(folder)
     except FormatError:
         manifest = None  # torn, or gone: the segments say most of it
-    if manifest is not None and manifest.state != "open":
+    doubts = [] if manifest is None else _doubts_of(manifest, session, signer)
+    if manifest is not None and manifest.state != "open" and not doubts:
         return manifest, 0  # the crash came between the manifest and the ledger
-    entries, scans, torn = _mend(folder, signer)
+    if doubts:
+        _keep(folder / manifests.NAME, (folder / manifests.NAME).read_bytes(), "wb")
+    entries, found, torn = _mend(folder, signer)
+    scans = list(found.values())
     if manifest is None:
         manifest = _from_segments(session, node, scans)
-    manifest = replace(manifest, state="recovered", segments=tuple(entries), end=_end(manifest, scans))
-    manifest = manifest.signed(signer)
+    for path, segment in found.items():
+        doubts += _doubts_in(path, segment, session, signer)
+    manifest = replace(
+        manifest,
+        session=session,
+        state="recovered",
+        segments=tuple(entries),
+        end=_end(manifest, scans),
+        problem=f"{TAMPERED}: {'; '.join(doubts[:DOUBTS_TOLD])}" if doubts else "",
+    ).signed(signer)
     store.write_manifest(folder, manifest)
     return manifest, torn
 
 
-def _mend(folder: Path, signer: Signer) -> tuple[list[SegmentEntry], list[Scan], int]:
-    """Cut torn ends off all segments, seal the last; give what they are then."""
+def _doubts_of(manifest: Manifest, session: str, signer: Signer) -> list[str]:
+    """Say why a manifest is not believed, if so."""
+    if not manifest.verify(signer.public):
+        return ["its manifest is not signed by this node"]
+    return [] if manifest.session == session else ["its manifest is another recording's"]
+
+
+def _doubts_in(path: Path, found: Scan, session: str, signer: Signer) -> list[str]:
+    """Say why a segment is not believed, if so; what comes after its last signature nobody can vouch for."""
+    header = found.header
+    if header.session != session or path != store.segment_path(path.parent, header.number):
+        return [f"{path.name} is another segment than its name says"]
+    ours = all(signature.verify(signer.public) for signature in found.signatures)
+    return [] if ours else [f"{path.name} holds a signature that is not this node's"]
+
+
+def _keep(path: Path, data: bytes, mode: Literal["ab", "wb"]) -> None:
+    """Put what will be gone from a file beside it, durably (rule 2)."""
+    with path.with_name(path.name + store.TORN).open(mode) as kept:
+        os.fchmod(kept.fileno(), store.FILE_MODE)
+        kept.write(data)
+        kept.flush()
+        os.fsync(kept.fileno())
+
+
+def _mend(folder: Path, signer: Signer) -> tuple[list[SegmentEntry], dict[Path, Scan], int]:
+    """Cut torn ends off all segments, seal the last; give what they are then, and were before the sealing."""
     entries: list[SegmentEntry] = []
-    scans: list[Scan] = []
+    scans: dict[Path, Scan] = {}
     torn = 0
     for path in store.segments(folder):
         try:
@@ -124,13 +172,13 @@ def _mend(folder: Path, signer: Signer) -> tuple[list[SegmentEntry], list[Scan],
         if found.problem is not None:
             torn += _cut(path, found)
             found = scan(path.read_bytes())
-        scans.append(found)
-    for found in scans:
+        scans[path] = found
+    for path, found in scans.items():
         chain, size = found.chain, found.good_end
-        last = found is scans[-1]
+        last = path == next(reversed(scans))
         if last and not found.sealed:
             data, chain = seal_recovered(found, signer)
-            _append(store.segment_path(folder, found.header.number), data)
+            _append(path, data)
             size += len(data)
         entries.append(
             SegmentEntry(
@@ -154,11 +202,7 @@ def _cut(path: Path, found: Scan) -> int:
         file.seek(found.good_end)
         rest = file.read()
         if rest:
-            with path.with_name(path.name + store.TORN).open("ab") as kept:
-                os.fchmod(kept.fileno(), store.FILE_MODE)
-                kept.write(rest)
-                kept.flush()
-                os.fsync(kept.fileno())
+            _keep(path, rest, "ab")
         file.truncate(found.good_end)
         os.fsync(file.fileno())
     if found.sealed and not found.trailed:
@@ -208,7 +252,7 @@ def _tell(catalog: Catalog, manifest: Manifest, folder: Path) -> None:
         ended_at=end.at_ns / 1e9,
         reason=end.reason,
         by=end.by,
-        error=end.error,
+        error=manifest.problem or end.error,
         size=manifest.size,
         input_bytes=0,  # only the data key could tell
         output_bytes=0,

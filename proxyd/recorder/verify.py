@@ -233,6 +233,8 @@ class _Inspection:
         if data != manifest.encode() or not manifest.verify(key):
             self._bad("manifest-altered", "it is not what was signed", manifests.NAME)
             return None
+        if manifest.problem:
+            self._bad("tampered", manifest.problem, manifests.NAME)
         if manifest.session != self._path.name:
             self._bad("misplaced", "it is another recording's", manifests.NAME)
         elif self._root and self._path != store.folder_of(self._root, manifest.session, manifest.started_ns):

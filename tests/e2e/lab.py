@@ -63,26 +63,28 @@ def furnish(lab: Lab, *, port: int = 0, **target: Any) -> None:
 
 
 @contextmanager
-def held(
-    lab: Lab, directory: Path, command: str = "exec sleep 1000", **options: Any
-) -> Iterator[tuple[Popen, str]]:
-    """An exec session known to be up: the client's process and the session's id; both gone afterwards."""
-    at = lab.proxied(directory)
-    client = subprocess.Popen(
-        OpenSSH().argv(at, command=f"echo up; {command}"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=OpenSSH().env(at),
-        **options,
-    )
+def ssh(at: Endpoint, command: str, **streams: Any) -> Iterator[Popen]:
+    """An OpenSSH client running `command`, killed when the block is left, however it is left."""
+    argv = OpenSSH().argv(at, command=command)
+    client = subprocess.Popen(argv, env=OpenSSH().env(at), **{"stdin": subprocess.DEVNULL, **streams})
     try:
-        assert client.stdout
-        assert client.stdout.readline() == b"up\n", client.communicate(timeout=10)
-        session = lab.proxyd.the_live_session()["id"]
-        yield client, session
+        yield client
     finally:
         client.kill()
-        with suppress(OSError, ValueError):
-            client.communicate(timeout=10)
+        client.wait(10)
+        for stream in (client.stdin, client.stdout, client.stderr):
+            if stream is not None:
+                with suppress(OSError):
+                    stream.close()
+
+
+@contextmanager
+def held(lab: Lab, directory: Path, command: str = "exec sleep 1000") -> Iterator[tuple[Popen, str]]:
+    """An exec session known to be up: the client's process and the session's id; both gone afterwards."""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with ssh(lab.proxied(directory), f"echo up; {command}", **pipes) as client:
+        assert client.stdout
+        assert client.stdout.readline() == b"up\n"
+        session = lab.proxyd.the_live_session()["id"]
+        yield client, session
     lab.proxyd.ended(session)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from proxyd.recorder.record import Kind
-from tests.e2e.lab import Lab
+from tests.e2e.lab import Lab, ssh
 from tests.e2e.tape import of_kind
 from tests.e2e.test_target_names import clear_line
 from tests.peers import eventually
@@ -62,12 +62,8 @@ def random_output(size: int) -> str:
 def test_strict_ends_the_session_and_says_so(disk: Path, own_lab: Callable[..., Lab], short: Path) -> None:
     lab = own_lab(on(disk, 0), recording="strict", disk_full="drop")
     at = lab.proxied(short)
-    with subprocess.Popen(
-        SSH.argv(at, command=random_output(SIZE * 4) + "; sleep 100"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=SSH.env(at),
+    with ssh(
+        at, random_output(SIZE * 4) + "; sleep 100", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as client:
         eventually("the disk is full", lambda: free(disk) < 64 << 10, within_s=60)
         began = time.monotonic()
@@ -87,12 +83,7 @@ def test_hold_waits_for_space_and_loses_nothing(disk: Path, own_lab: Callable[..
     lab = own_lab(on(disk, 0), recording="strict", disk_full="hold")
     ballast.write_bytes(bytes(SIZE // 2))
     at, size = lab.proxied(short), SIZE // 4 * 3
-    with subprocess.Popen(
-        SSH.argv(at, command=random_output(size)),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        env=SSH.env(at),
-    ) as client:
+    with ssh(at, random_output(size), stdout=subprocess.PIPE) as client:
         assert client.stdout
         got = bytearray()
         os.set_blocking(client.stdout.fileno(), False)
@@ -145,9 +136,7 @@ def test_best_effort_goes_on_and_says_what_is_missing(
     lab = own_lab(on(disk, 0), recording="best_effort")
     at, go = lab.proxied(short), short / "go"
     command = f"{random_output(SIZE * 2)}; until [ -e {go} ]; do sleep 0.05; done; sleep 3; echo the end"
-    with subprocess.Popen(
-        SSH.argv(at, command=command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=SSH.env(at)
-    ) as client:
+    with ssh(at, command, stdout=subprocess.PIPE) as client:
         assert client.stdout
         whole = client.stdout.read(SIZE * 2)
         assert len(whole) == SIZE * 2

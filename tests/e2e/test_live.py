@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from proxyd.recorder.record import Kind, Record
-from tests.e2e.lab import Lab, held
+from tests.e2e.lab import Lab, held, ssh
 from tests.e2e.tape import of_kind
 from tests.peers import Terminal, eventually
 from tests.peers.clients import OpenSSH
@@ -65,13 +65,7 @@ def test_viewers_see_exactly_the_recording(count: int, lab: Lab, short: Path) ->
     at, draw = lab.proxied(short), Random(7)
     seconds = int(SHOW_S) * (1 if count <= VIEWERS_AT_ONCE else 8)
     command = "exec bash -c '" + TALK.format(seconds=seconds) + "'"
-    with subprocess.Popen(
-        SSH.argv(at, command=command),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=SSH.env(at),
-    ) as client:
+    with ssh(at, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
         session = lab.proxyd.the_live_session()["id"]
         viewers = [Viewer(lab, session, draw.random() * seconds * 0.9) for _ in range(count)]
         out, err = client.communicate(timeout=120)
@@ -97,9 +91,7 @@ def test_a_stalled_viewer_costs_nothing(lab: Lab, short: Path) -> None:
     SSH.execute(at, f"head -c {BULK} /dev/urandom | cat")  # what bulk itself costs is there before
     gate = short / "gate"
     command = f"echo up; until [ -e {gate} ]; do sleep 0.02; done; head -c {BULK} /dev/urandom"
-    with subprocess.Popen(
-        SSH.argv(at, command=command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=SSH.env(at)
-    ) as client:
+    with ssh(at, command, stdout=subprocess.PIPE) as client:
         assert client.stdout
         assert client.stdout.readline() == b"up\n"
         session = lab.proxyd.the_live_session()["id"]

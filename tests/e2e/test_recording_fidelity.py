@@ -83,7 +83,7 @@ def run_terminal(draw: Random, lab: Lab, directory: Path) -> Said:
     sent = bytearray()
     argv = SSH.argv(at, "-q", "-e", "none", command=command, terminal=True)
     with Terminal(
-        argv, raw=True, env=SSH.env(at), rows=draw.randrange(5, 60), columns=draw.randrange(300, 400)
+        argv, env=SSH.env(at), rows=draw.randrange(5, 60), columns=draw.randrange(300, 400)
     ) as terminal:
         terminal.expect("ready")
         for number in range(draw.randrange(1, 6)):

@@ -26,6 +26,7 @@ TOLD_SECONDS = (
     1.0 + 0.25
 )  # from the record to the callback: a second after the write, which comes 250 ms later
 STORY_SECONDS = 60
+ATTEMPTS = 5
 
 pytestmark = [
     pytest.mark.mission("M16"),
@@ -133,17 +134,27 @@ FEW = [
 
 @pytest.mark.parametrize("fault", FEW, ids=str)
 def test_a_failed_call_loses_nothing_in_silence(tmp_path: Path, fault: Fault) -> None:
-    assert one(tmp_path, fault)
+    """strace counts by thread, and which worker thread makes a call is chance: tried until the fault has happened."""
+    for attempt in range(ATTEMPTS):
+        place = tmp_path / str(attempt)
+        place.mkdir()
+        if one(place, fault):
+            return
+    pytest.fail("the fault never happened")
 
 
 def test_a_full_disk_that_is_waited_for_costs_nothing(tmp_path: Path) -> None:
-    rig = Rig.make(tmp_path)
-    said, happened = run(rig, Fault("write", "ENOSPC", 9, "hold"), 25)
-    assert happened
-    assert [line["held"] for line in said if "held" in line] == [True, False]
-    assert not [line for line in said if line.keys() & {"failed", "trouble"}]
-    records = rig.read("s1")
-    assert len(records) == 25 * PER_ROUND + 2
+    for attempt in range(ATTEMPTS):
+        place = tmp_path / str(attempt)
+        place.mkdir()
+        rig = Rig.make(place)
+        said, happened = run(rig, Fault("write", "ENOSPC", 9, "hold"), 25)
+        assert not [line for line in said if line.keys() & {"failed", "trouble"}]
+        assert len(rig.read("s1")) == 25 * PER_ROUND + 2
+        if happened:
+            assert [line["held"] for line in said if "held" in line] == [True, False]
+            return
+    pytest.fail("the fault never happened")
 
 
 @pytest.mark.slow
@@ -156,9 +167,12 @@ def test_every_call_from_the_first_to_the_hundredth(
 ) -> None:
     """Until the story makes no such call any more; once, and (but for hold, which then waits) from there on."""
     for forever in (False, True) if policy != "hold" else (False,):
+        missed = 0
         for when in range(1, 101):
             place = tmp_path / f"{when}-{forever}"
             place.mkdir()
-            if not one(place, Fault(call, error, when, policy, forever), rounds=80):
-                break
+            happened = one(place, Fault(call, error, when, policy, forever), rounds=80)
             shutil.rmtree(place)
+            missed = 0 if happened else missed + 1
+            if missed == ATTEMPTS:
+                break

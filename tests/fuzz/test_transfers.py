@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from unit.ssh.test_transfers import Conversation, Place
 
 from proxyd.protocols.ssh import scp, sftp, transfers
-from proxyd.protocols.ssh.digest import REORDER_LIMIT, Finding, StreamWatch
+from proxyd.protocols.ssh.digest import REORDER_LIMIT, StreamWatch
+from proxyd.protocols.ssh.events import Finding
 from proxyd.protocols.ssh.scp import ScpWatch
-from proxyd.protocols.ssh.sftp import Packet, SftpWatch
+from proxyd.protocols.ssh.sftp import SftpWatch
+from proxyd.protocols.ssh.sftp_packets import KEPT_LIMIT, Packet
 from proxyd.protocols.ssh.transfers import Event, RsyncWatch, classify, sniff
 from proxyd.protocols.ssh.wire import string
 
@@ -68,8 +70,8 @@ def check_bounds(watch: StreamWatch) -> None:
             assert len(watch._pending) <= sftp.PENDING
             assert 0 <= watch._told_pending <= sftp.TOLD_PENDING
             assert len(watch._files) <= sftp.OPEN_FILES
-            assert len(watch._from_client._held) <= sftp.KEPT_LIMIT
-            assert len(watch._from_target._held) <= sftp.KEPT_LIMIT
+            assert len(watch._from_client._held) <= KEPT_LIMIT
+            assert len(watch._from_target._held) <= KEPT_LIMIT
         case ScpWatch():
             assert len(watch._asked) <= scp.UNANSWERED_LIMIT
             assert len(watch._line) <= scp.LINE_LIMIT + 1

@@ -70,7 +70,8 @@ class Proxyd:
         self.starts = 0
         self._draw_ports()
         self.settings: dict[str, Any] = tomllib.loads(self.config.read_text())
-        self.settings.setdefault("admission", {})["exempt"] = ["127.0.0.0/8"]
+        # Every client here comes from loopback: limits are off but where a test is about them.
+        self.settings["admission"] = {"exempt": ["127.0.0.0/8"], "max_startups": "1000:30:2000"}
 
     def _draw_ports(self) -> None:
         self.ssh_port, self.metrics_port = free_port(), free_port()
@@ -230,6 +231,19 @@ class Proxyd:
         )
         if check:
             assert done.returncode == 0, f"proxyctl {argv}: {done.returncode}: {done.stdout}{done.stderr}"
+        return Control(done.returncode, done.stdout, done.stderr)
+
+    def run_ctl(self, *argv: str, stdin: str = "") -> Control:
+        """Run proxyctl without --json."""
+        done = subprocess.run(
+            self.ctl_argv(*argv),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            env=self.env,
+            timeout=CONTROL_S,
+            check=False,
+        )
         return Control(done.returncode, done.stdout, done.stderr)
 
     def ctl_argv(self, *argv: str) -> list[str]:

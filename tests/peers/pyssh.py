@@ -1,7 +1,7 @@
 """A second SSH server, asyncssh's, for what OpenSSH's can't be had for without changing the machine.
 
 It takes a password, tells which signal or break it got (OpenSSH refuses both for root), and says nothing when told so.
-Run as a program: python -m tests.peers.pyssh DIRECTORY PORT PASSWORD; its output is one line, `ready`.
+It runs in a process of its own (`main`), whose output is one line, `ready`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tests.peers.process import Process, eventually, free_port
 AWAIT_SIGNAL = "await a signal"
 SIGNALLED_STATUS = 9
 USER = "operator"
+PROGRAM = "from tests.peers.pyssh import main; main()"
 
 
 class PySshd:
@@ -37,7 +38,7 @@ class PySshd:
         self.port = free_port()
 
     def __enter__(self) -> Self:
-        argv = [sys.executable, "-m", "tests.peers.pyssh", str(self.directory), str(self.port)]
+        argv = [sys.executable, "-c", PROGRAM, str(self.directory), str(self.port)]
         env = {"PYTHONPATH": str(Path(__file__).parents[2]), "PYSSH_PASSWORD": self.password}
         self.process = Process(argv, log=self.directory / "pyssh.log", env=env)
         eventually("pyssh listens", lambda: "ready" in self.process.text(), within_s=20)
@@ -75,8 +76,10 @@ async def _session(process: asyncssh.SSHServerProcess[bytes]) -> None:
     shell = await asyncio.create_subprocess_exec(
         "/bin/sh", "-c", process.command or "cat", stdin=-1, stdout=-1, stderr=-1
     )
-    await process.redirect(stdin=shell.stdin, stdout=shell.stdout, stderr=shell.stderr)
-    process.exit(await shell.wait())
+    out, err = await shell.communicate(await process.stdin.read())
+    process.stdout.write(out)
+    process.stderr.write(err)
+    process.exit(shell.returncode or 0)
 
 
 async def _serve(directory: Path, port: int) -> None:
@@ -93,5 +96,6 @@ async def _serve(directory: Path, port: int) -> None:
     await acceptor.wait_closed()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serve until killed."""
     asyncio.run(_serve(Path(sys.argv[1]), int(sys.argv[2])))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
+import signal
 import socket
 from pathlib import Path
 from types import TracebackType
@@ -114,6 +116,15 @@ class Sshd:
         if self.process is not None:
             self.process.stop()
             self.process = None
+            self._end_leftovers()
+
+    def _end_leftovers(self) -> None:
+        """Kill what sessions of this server left running: a command without a terminal outlives its connection."""
+        mark = f" {HOST} {self.port}\0".encode()  # the end of SSH_CONNECTION: the server's address and port
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if mark in environ.read_bytes():
+                    os.kill(int(environ.parent.name), signal.SIGKILL)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -13,7 +13,6 @@ import struct
 import subprocess
 import termios
 import time
-import tty
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
@@ -34,15 +33,12 @@ class Terminal:
         rows: int = 24,
         columns: int = 80,
         env: Mapping[str, str] | None = None,
-        raw: bool = False,
     ) -> None:
         self.master, slave = pty.openpty()
         self.seen = bytearray()
         self._at = 0
         self._ended = False
         self.resize(rows, columns, tell=False)
-        if raw:
-            tty.setraw(slave)
         try:
             self.popen = subprocess.Popen(
                 ["setsid", "-c", *PARENT_DIES, *argv],

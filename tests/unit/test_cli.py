@@ -272,6 +272,10 @@ def test_moments() -> None:
         (b"\x1b[3J\x1b[5i\x1b%@\x1bH\x1b[3g", b""),  # scrollback, printer, character coding, tabs
         (b"\x1b[6\x00n\x1b\x00[6n\x1b[\x1b[6n\x1b[ 6n", b""),  # the same, disguised
         (b"\xc2\x9b6n", b"6n"),
+        (
+            b"\xc2\x1b\x9b6n\xc2\x1b[6n\x9b6n",
+            b"\x9b6n\x9b6n",
+        ),  # no UTF-8, so nothing to a terminal that reads it
         (b"\x1b[3\n1m", b"\n\x1b[31m"),
         (b"\x1b]0;open\x1b[31mred", b"\x1b[31mred"),
         (b"\x1bc", RESTORE + CLEAR),

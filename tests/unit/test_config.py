@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxyd import config
+from proxyd.config_reader import _Lines
 from proxyd.errors import ConfigError
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPDnc7DzHVBLN+NySiIAdcHYtO5V5IrfN5sx4MLi6YJP someone"
@@ -454,7 +455,7 @@ r = -inf
 [[t]]
 "n" = 'x#'
 '''
-    found = config._Lines(text).found
+    found = _Lines(text).found
     assert found[("a", "b", "c.d")] == 2
     assert found[("e", "f")] == found[("e", "g", 0)] == 3
     assert found[("e", "g", 1)] == found[("e", "g", 2, "h")] == 4
@@ -478,7 +479,7 @@ def test_any_text_is_refused_or_found(text: str) -> None:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
         return
-    found = config._Lines(text).found
+    found = _Lines(text).found
     for key in table:
         assert (key,) in found
 

@@ -1,4 +1,4 @@
-"""What is told of a file that passes: its event, its size, and its SHA-256 made beside the event loop.
+"""What is measured of a file that passes: its size, and its SHA-256 made beside the event loop.
 
 Rule 1: the event loop never hashes. One daemon thread of the process does; only when more than QUEUED_LIMIT bytes
         wait for it does the caller hash its own file's bytes itself, which slows the sender down.
@@ -16,10 +16,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from queue import SimpleQueue
-from typing import Any
 
+from proxyd.protocols.ssh.events import Emit, Finding, Transfer
 from proxyd.protocols.ssh.wire import WireError
 
 QUEUED_LIMIT = 8 * 1024 * 1024
@@ -37,74 +37,18 @@ GATHER_S = 0.002
 PIECE_COST = 128
 """Bytes a kept slice costs beside its content: its object and its place in a list or map."""
 
-TEXT_KEPT = 4096
-"""Bytes of a path that go to an event: PATH_MAX of Linux."""
-
 EMPTY = hashlib.sha256(b"").hexdigest()
 
 Deliver = Callable[[Callable[[], None]], object]
 """Calls its argument later on the event loop's thread; safe to use from any thread (`loop.call_soon_threadsafe`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """One file operation: `path` at the target, `size` in bytes that passed, `result` "ok" or what was answered.
-
-    `to`: the second path (rename: the new name; symlink, link: what the new name at `path` points to; copy: where to).
-    `name`: what an SCP sender calls the file. `why`: why there is no hash. `expected`: the size announced, in bytes.
-    """
-
-    protocol: str
-    operation: str
-    path: str
-    size: int = 0
-    sha256: str | None = None
-    result: str = "ok"
-    to: str = ""
-    name: str = ""
-    detail: str = ""
-    why: str = ""
-    expected: int | None = None
-    truncated: bool = False
-    appended: bool = False
-
-    def as_map(self) -> dict[str, Any]:
-        """Give the body of the TRANSFER record; fields that say nothing are left out, `sha256` never."""
-        told = {field.name: getattr(self, field.name) for field in fields(self)}
-        always = ("protocol", "operation", "path", "size", "sha256", "result")
-        return {key: value for key, value in told.items() if key in always or value not in ("", None, False)}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something an auditor should look at; `text` holds no byte of the wire."""
-
-    code: str
-    severity: str
-    text: str
-
-    def as_map(self) -> dict[str, Any]:
-        """Give the body of the FINDING record."""
-        return {"code": self.code, "severity": self.severity, "text": self.text}
-
-
-Event = Transfer | Finding
-Emit = Callable[[Event], None]
-
-
-def shown(text: bytes) -> str:
-    """Give a path or a message for an event: at most TEXT_KEPT bytes, what is not UTF-8 escaped."""
-    cut = text[:TEXT_KEPT].decode("utf-8", "backslashreplace")
-    return cut if len(text) <= TEXT_KEPT else cut + "…"
-
-
 class _HashThread:
     """The one thread of the process that hashes; started with the first file."""
 
     def __init__(self) -> None:
-        self.lock = (
-            threading.Lock()
-        )  # over waiting_bytes and every digest's list; held for a few instructions
+        # Over waiting_bytes and every digest's list; held for a few instructions.
+        self.lock = threading.Lock()
         self.waiting_bytes = 0
         self._due: SimpleQueue[Digest] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -120,9 +64,8 @@ class _HashThread:
         while True:
             self._due.get().drain()
             if self._due.empty():
-                time.sleep(
-                    GATHER_S
-                )  # not a wait for anything: a wake-up per packet would cost more than the hash
+                # Not a wait for anything: a wake-up per packet would cost more than the hash.
+                time.sleep(GATHER_S)
 
 
 _thread = _HashThread()

@@ -304,7 +304,9 @@ class Line:
     def _told(self) -> None:
         """Put the end on the tape, after the last event of a transfer."""
         if self._cut_bytes:
-            self.tape.add(Kind.OMITTED, {"why": "refused", "input": self._cut_bytes, "output": 0}, self.number)
+            self.tape.add(
+                Kind.OMITTED, {"why": "refused", "input": self._cut_bytes, "output": 0}, self.number
+            )
         watch = self._watch
         bodies = self.relay.session.permit.target.file_bodies
         if watch is not None and not bodies and (watch.omitted_input or watch.omitted_output):

@@ -6,28 +6,30 @@ Rule 2: a request is told with the target's answer to it. An id in use twice, an
 Rule 3: a client may guess a handle and write before it has been told it; that body is counted, but has no hash.
 Rule 4: over a limit an operation is told at once, as "unanswered", never left out.
 
-Packet: uint32 length, byte type, uint32 id, fields (version 3; 4 to 6 differ here only in OPEN's flags and in LINK).
+Version 3; 4 to 6 differ here only in OPEN's flags and in LINK.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from proxyd.protocols.ssh.digest import Body, Deliver, Emit, StreamWatch, Transfer, shown
+from proxyd.protocols.ssh.digest import Body, Deliver, StreamWatch
+from proxyd.protocols.ssh.events import Emit, Transfer, shown
+from proxyd.protocols.ssh.sftp_packets import (
+    ANSWERS,
+    FROM_CLIENT,
+    FROM_TARGET,
+    HANDLE_LIMIT,
+    HEAD_ID,
+    PLACE,
+    QUIET_EXTENSIONS,
+    Packet,
+    Packets,
+    attributes,
+    result,
+)
 from proxyd.protocols.ssh.wire import Reader, WireError
-
-PACKET_LIMIT = 4 * 1024 * 1024 + 64 * 1024
-"""Bytes of a packet that is passed through: asyncssh moves up to 4 MiB at once, OpenSSH 256 KiB."""
-
-KEPT_LIMIT = 256 * 1024
-"""Bytes of a packet that must be read whole: OpenSSH's limit for any."""
-
-HANDLE_LIMIT = 256
-"""Bytes of a handle (filexfer-02, 6.2)."""
 
 PENDING = 16384
 """Requests that may wait for their answer: paramiko asks for a whole file at once, this is 512 MiB of it."""
@@ -38,123 +40,13 @@ TOLD_PENDING = 256
 OPEN_FILES = 1024
 """Files open at once in one stream: the usual limit of open descriptors of the server."""
 
-
-class Packet(IntEnum):
-    """Packet types (filexfer-02, 3; 21 to 23: filexfer-13)."""
-
-    INIT = 1
-    VERSION = 2
-    OPEN = 3
-    CLOSE = 4
-    READ = 5
-    WRITE = 6
-    LSTAT = 7
-    FSTAT = 8
-    SETSTAT = 9
-    FSETSTAT = 10
-    OPENDIR = 11
-    READDIR = 12
-    REMOVE = 13
-    MKDIR = 14
-    RMDIR = 15
-    REALPATH = 16
-    STAT = 17
-    RENAME = 18
-    READLINK = 19
-    SYMLINK = 20
-    LINK = 21
-    BLOCK = 22
-    UNBLOCK = 23
-    STATUS = 101
-    HANDLE = 102
-    DATA = 103
-    NAME = 104
-    ATTRS = 105
-    EXTENDED = 200
-    EXTENDED_REPLY = 201
-
-
-_WHOLE: Final = -1
-_ID: Final = 9  # length, type, id: all that is needed of a packet nobody is told of
-
-_ANSWERS: Final[dict[int, tuple[int, ...]]] = {  # besides STATUS, which may answer anything
-    Packet.OPEN: (Packet.HANDLE,),
-    Packet.CLOSE: (),
-    Packet.READ: (Packet.DATA,),
-    Packet.WRITE: (),
-    Packet.LSTAT: (Packet.ATTRS,),
-    Packet.FSTAT: (Packet.ATTRS,),
-    Packet.SETSTAT: (),
-    Packet.FSETSTAT: (),
-    Packet.OPENDIR: (Packet.HANDLE,),
-    Packet.READDIR: (Packet.NAME,),
-    Packet.REMOVE: (),
-    Packet.MKDIR: (),
-    Packet.RMDIR: (),
-    Packet.REALPATH: (Packet.NAME,),
-    Packet.STAT: (Packet.ATTRS,),
-    Packet.RENAME: (),
-    Packet.READLINK: (Packet.NAME,),
-    Packet.SYMLINK: (),
-    Packet.LINK: (),
-    Packet.BLOCK: (),
-    Packet.UNBLOCK: (),
-    Packet.EXTENDED: (Packet.EXTENDED_REPLY, Packet.NAME, Packet.ATTRS),
-}
-_QUIET = frozenset(kind for kind, answers in _ANSWERS.items() if {Packet.NAME, Packet.ATTRS} & set(answers))
-_QUIET = _QUIET - {Packet.EXTENDED} | {Packet.OPENDIR, Packet.BLOCK, Packet.UNBLOCK}
-
-# How many bytes of a packet are needed: 13 reach the length of a handle, of a data block, or a status code.
-_CLIENT = {int(kind): _ID if kind in _QUIET else _WHOLE for kind in _ANSWERS} | {int(Packet.WRITE): 13}
-_TARGET = {
-    int(Packet.STATUS): 13,
-    int(Packet.HANDLE): _WHOLE,
-    int(Packet.DATA): 13,
-    int(Packet.NAME): _ID,
-    int(Packet.ATTRS): _ID,
-    int(Packet.EXTENDED_REPLY): _ID,
-}
-
-_HEAD = struct.Struct(">IB")
-_HEAD_ID = struct.Struct(">II")  # id, and the uint32 after it
-_PLACE = struct.Struct(">QI")  # WRITE: offset, length of the data; READ: offset, length wanted
-
-_READ_FLAG, _WRITE_FLAG, _APPEND, _CREATE, _TRUNCATE = 1, 2, 4, 8, 16  # filexfer-02, 6.3
+_WRITE, _APPEND, _TRUNCATE = 2, 4, 16  # filexfer-02, 6.3
 _V5_WRITES = 0x2 | 0x4  # ACE4_WRITE_DATA, ACE4_APPEND_DATA (filexfer-13, 8.1.1.2)
 _V5_APPEND = 0x8 | 0x10
 _V5_TRUNCATES = (1, 4)  # CREATE_TRUNCATE, TRUNCATE_EXISTING
 
-_RESULTS = (
-    "ok", "eof", "no such file", "permission denied", "failure", "bad message", "no connection", "connection lost",
-    "operation unsupported", "invalid handle", "no such path", "file already exists", "write protected", "no media",
-    "no space on filesystem", "quota exceeded", "unknown principal", "lock conflict", "directory not empty",
-    "not a directory", "invalid filename", "link loop", "cannot delete", "invalid parameter", "file is a directory",
-)  # fmt: skip
-_EOF = 1
-
-_QUIET_EXTENSIONS = frozenset(
-    {
-        b"statvfs@openssh.com",
-        b"fstatvfs@openssh.com",
-        b"fsync@openssh.com",
-        b"limits@openssh.com",
-        b"expand-path@openssh.com",
-        b"home-directory",
-        b"users-groups-by-id@openssh.com",
-        b"vendor-id",
-        b"version-select",
-        b"check-file",
-        b"check-file-name",
-        b"check-file-handle",
-        b"space-available",
-    }
-)
+_EOF = 1  # status code: the file has no more
 _UNKNOWN = "(unknown)"
-
-
-def result(code: int) -> str:
-    """Say a status code (filexfer-02, 7; filexfer-13, 9.1) in words."""
-    return _RESULTS[code] if code < len(_RESULTS) else f"status {code}"
 
 
 @dataclass(slots=True)
@@ -180,118 +72,6 @@ class Request(NamedTuple):
     told: Transfer | None = None
 
 
-class _Packets:
-    """One direction, cut into packets; a body goes to `sink` in slices as it comes."""
-
-    def __init__(self, first: int, kinds: dict[int, int], act: Callable[[int, bytes], None]) -> None:
-        self._kinds = {first: _ID}
-        self._later = kinds
-        self._first = first
-        self._act = act
-        self._held = (
-            bytearray()
-        )  # the head of a packet that came in part; its first _came bytes in earlier calls
-        self._came = 0
-        self._wanted = 0
-        self._skip = 0
-        self._body = 0
-        self._sink: Body | None = None
-
-    def body(self, size: int, sink: Body | None) -> None:
-        """Have the next `size` bytes after this head go to `sink`."""
-        if size > self._skip:
-            raise WireError("a body longer than its packet")
-        self._skip -= size
-        self._body, self._sink = size, sink
-        if not size and sink is not None:
-            sink.end()
-
-    def held(self) -> bytes:
-        """Give what came in earlier calls of the packet under way."""
-        return bytes(self._held[: self._came])
-
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes; raises WireError."""
-        at, end = 0, len(data)
-        while at < end:
-            if self._body:
-                taken = min(self._body, end - at)
-                self._body -= taken
-                self._pass(data, at, taken)
-                at += taken
-            elif self._skip:
-                taken = min(self._skip, end - at)
-                self._skip -= taken
-                at += taken
-            elif self._held:
-                at = self._gather(data, at, end)
-            else:
-                need, whole = self._need(data, at, end - at)
-                if need > end - at:
-                    self._held += data[at:end]
-                    self._wanted = need
-                    at = end
-                else:
-                    self._begin(data[at : at + need], whole)
-                    at += need
-        self._came = len(self._held)
-
-    def _pass(self, data: bytes, at: int, size: int) -> None:
-        sink = self._sink
-        if sink is None:
-            return
-        if size == len(data):
-            sink.piece(data)
-        elif size * 2 < len(data):  # a small slice must not keep the whole payload alive
-            sink.piece(data[at : at + size])
-        else:
-            sink.piece(memoryview(data)[at : at + size])
-        if not self._body:
-            sink.end()
-            self._sink = None
-
-    def _gather(self, data: bytes, at: int, end: int) -> int:
-        taken = min(self._wanted - len(self._held), end - at)
-        self._held += data[at : at + taken]
-        if len(self._held) == self._wanted:
-            need, whole = self._need(self._held, 0, self._wanted)
-            if need == self._wanted:
-                head = bytes(self._held)
-                self._held.clear()
-                self._came = 0
-                self._begin(head, whole)
-            self._wanted = need
-        return at + taken
-
-    def _need(self, data: bytes | bytearray, at: int, have: int) -> tuple[int, int]:
-        """Give how much of the packet must be there to act on it, and the size of all of it."""
-        if have < _HEAD.size:
-            return _HEAD.size, 0
-        length, kind = _HEAD.unpack_from(data, at)
-        need = self._kinds.get(kind)
-        if need is None:
-            raise WireError("a packet type that has no place here")
-        whole = length + 4
-        if not _ID <= whole <= (KEPT_LIMIT if need == _WHOLE else PACKET_LIMIT):
-            raise WireError("a packet of impossible size")
-        if need == _WHOLE:
-            return whole, whole
-        if need > whole:
-            raise WireError("a packet too short for its type")
-        if kind == Packet.WRITE and have >= need:
-            handle = int.from_bytes(data[at + 9 : at + 13], "big")
-            need += handle + _PLACE.size
-            if handle > HANDLE_LIMIT or need > whole:
-                raise WireError("a write without a handle and a place")
-        return need, whole
-
-    def _begin(self, head: bytes, whole: int) -> None:
-        if self._first:
-            self._kinds, self._first = self._later, 0
-        self._skip = whole - len(head)
-        self._act(head[4], head)
-
-
 class SftpWatch(StreamWatch):
     """Tells the files and changes of one SFTP stream; `lookups` counts what is only looked at."""
 
@@ -301,8 +81,8 @@ class SftpWatch(StreamWatch):
         super().__init__(emit, deliver)
         self.lookups = 0
         self._version = 3
-        self._from_client = _Packets(Packet.INIT, _CLIENT, self._request)
-        self._from_target = _Packets(Packet.VERSION, _TARGET, self._answer)
+        self._from_client = Packets(Packet.INIT, FROM_CLIENT, self._request)
+        self._from_target = Packets(Packet.VERSION, FROM_TARGET, self._answer)
         self._pending: dict[int, Request] = {}
         self._told_pending = 0
         self._untracked = 0
@@ -340,7 +120,7 @@ class SftpWatch(StreamWatch):
                 file = self._files.pop(reader.string(), None)
                 return Request(kind, file)
             case Packet.SETSTAT:
-                return _told(kind, "setstat", reader.string(), detail=self._attributes(reader)[0])
+                return _told(kind, "setstat", reader.string(), detail=attributes(reader, self._version)[0])
             case Packet.FSETSTAT:
                 return self._fsetstat(kind, reader)
             case Packet.REMOVE | Packet.MKDIR | Packet.RMDIR:
@@ -366,14 +146,14 @@ class SftpWatch(StreamWatch):
             writes, appended = bool(access & _V5_WRITES), bool(flags & _V5_APPEND)
             truncated = flags & 7 in _V5_TRUNCATES
         else:
-            writes, appended = bool(access & (_WRITE_FLAG | _APPEND)), bool(access & _APPEND)
+            writes, appended = bool(access & (_WRITE | _APPEND)), bool(access & _APPEND)
             truncated = bool(access & _TRUNCATE)
         told = Transfer("sftp", "put" if writes else "get", path, truncated=truncated, appended=appended)
         return Request(Packet.OPEN, File(told, writes), 0, told)
 
     def _fsetstat(self, kind: int, reader: Reader) -> Request:
         file = self._files.get(reader.string())
-        detail, size = self._attributes(reader)
+        detail, size = attributes(reader, self._version)
         if file is not None and size is not None:
             file.resized = size
         path = file.told.path if file is not None else _UNKNOWN
@@ -388,12 +168,14 @@ class SftpWatch(StreamWatch):
                 to = reader.string()
                 return _told(Packet.EXTENDED, "link", reader.string(), to)
             case b"lsetstat@openssh.com":
-                return _told(Packet.EXTENDED, "setstat", reader.string(), detail=self._attributes(reader)[0])
+                return _told(
+                    Packet.EXTENDED, "setstat", reader.string(), detail=attributes(reader, self._version)[0]
+                )
             case b"copy-data":
                 return self._copy_data(reader)
             case b"copy-file":
                 return _told(Packet.EXTENDED, "copy", reader.string(), reader.string())
-            case _ if name in _QUIET_EXTENSIONS:
+            case _ if name in QUIET_EXTENSIONS:
                 self.lookups += 1
                 return Request(Packet.EXTENDED)
             case _:
@@ -411,28 +193,10 @@ class SftpWatch(StreamWatch):
         detail = f"{size or 'all'} bytes from offset {offset}"
         return Request(Packet.EXTENDED, told=Transfer("sftp", "copy", paths[0], to=paths[1], detail=detail))
 
-    def _attributes(self, reader: Reader) -> tuple[str, int | None]:
-        """Say ATTRS (filexfer-02, 5) in words, and the size it sets."""
-        if self._version > 3:
-            return "", None
-        flags = reader.uint32()
-        said = []
-        size = reader.uint64() if flags & 1 else None
-        if size is not None:
-            said.append(f"size {size}")
-        if flags & 2:
-            said.append(f"owner {reader.uint32()}:{reader.uint32()}")
-        if flags & 4:
-            said.append(f"mode {reader.uint32() & 0o7777:04o}")
-        if flags & 8:
-            reader.take(4)  # the time of the last access
-            said.append(f"modified {reader.uint32()}")
-        return ", ".join(said), size
-
     def _write(self, head: bytes) -> None:
-        request_id, handle_size = _HEAD_ID.unpack_from(head, 5)
+        request_id, handle_size = HEAD_ID.unpack_from(head, 5)
         file = self._file(head[13 : 13 + handle_size], writes=True)
-        offset, size = _PLACE.unpack_from(head, 13 + handle_size)
+        offset, size = PLACE.unpack_from(head, 13 + handle_size)
         body = self._body(file, put=True)
         if file.told.appended:
             body.lose("appended")
@@ -443,11 +207,11 @@ class SftpWatch(StreamWatch):
     def _read(self, head: bytes) -> None:
         if len(head) < 25:
             raise WireError("a read without a handle and a place")
-        request_id, handle_size = _HEAD_ID.unpack_from(head, 5)
+        request_id, handle_size = HEAD_ID.unpack_from(head, 5)
         if handle_size > HANDLE_LIMIT or len(head) < 25 + handle_size:
             raise WireError("a read without a handle and a place")
         file = self._file(head[13 : 13 + handle_size], writes=False)
-        offset, _ = _PLACE.unpack_from(head, 13 + handle_size)
+        offset, _ = PLACE.unpack_from(head, 13 + handle_size)
         if file.got is None:
             self._body(file, put=False)
         self._track(request_id, Request(Packet.READ, file, offset))
@@ -492,7 +256,7 @@ class SftpWatch(StreamWatch):
     # target -> client
 
     def _answer(self, kind: int, head: bytes) -> None:
-        request_id, value = _HEAD_ID.unpack_from(head, 5) if len(head) >= 13 else (_id(head), 0)
+        request_id, value = HEAD_ID.unpack_from(head, 5) if len(head) >= 13 else (_id(head), 0)
         if kind == Packet.VERSION:
             self._version = request_id
             return
@@ -512,7 +276,7 @@ class SftpWatch(StreamWatch):
             self._data(request.file, request.offset, value)
         elif kind == Packet.HANDLE and request.kind == Packet.OPEN and request.file is not None:
             self._opened(request.file, head)
-        elif kind not in _ANSWERS[request.kind]:
+        elif kind not in ANSWERS[request.kind]:
             raise WireError("an answer of the wrong type")
         elif request.told is not None:
             self._finish(request, "ok")

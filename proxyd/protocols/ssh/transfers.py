@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
 
 from proxyd import host
-from proxyd.protocols.ssh.digest import Deliver, Emit, Event, Finding, StreamWatch, Transfer, shown
+from proxyd.protocols.ssh.digest import Deliver, StreamWatch
+from proxyd.protocols.ssh.events import Emit, Event, Finding, Transfer, shown
 from proxyd.protocols.ssh.scp import ScpWatch, scp_command
 from proxyd.protocols.ssh.sftp import SftpWatch
 from proxyd.protocols.ssh.wire import WireError

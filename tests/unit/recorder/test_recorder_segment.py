@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -29,6 +30,7 @@ from proxyd.recorder.segment import (
     SegmentWriter,
     mend_trailer,
     new_packer,
+    read_header,
     read_index,
     scan,
     seal_recovered,
@@ -281,6 +283,15 @@ def test_garbage_is_no_segment(data: bytes) -> None:
     with pytest.raises(FormatError):
         scan(b"PXR1\x01\x00" + data)
     assert read_index(data) is None or isinstance(read_index(data), list)
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 32, (1 << 64) - 1])
+def test_a_segments_number_has_32_bits(signer: Signer, number: int) -> None:
+    """It goes into nonces and signed messages as such: a larger one is refused before it gets there."""
+    with pytest.raises(FormatError, match="number"):
+        read_header(SegmentWriter(replace(header(signer), number=number), DEK, signer).preamble)
+    largest = replace(header(signer), number=(1 << 32) - 1)
+    assert read_header(SegmentWriter(largest, DEK, signer).preamble)[0] == largest
 
 
 def test_a_frame_flag_or_count_can_not_be_changed(signer: Signer) -> None:

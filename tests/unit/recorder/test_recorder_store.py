@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyrage
@@ -23,7 +24,8 @@ from proxyd.recorder.keys import Signer
 from proxyd.recorder.manifest import End, Manifest, SegmentEntry
 from proxyd.recorder.record import Kind
 from proxyd.recorder.recover import Recovered, recover
-from proxyd.recorder.segment import scan
+from proxyd.recorder.segment import SegmentWriter, new_packer, scan
+from proxyd.recorder.verify import verify
 
 
 def example(identity: pyrage.x25519.Identity) -> Manifest:
@@ -71,6 +73,38 @@ def test_no_field_of_a_manifest_can_be_changed(identity: pyrage.x25519.Identity,
 def test_garbage_is_no_manifest(data: bytes) -> None:
     with pytest.raises(FormatError):
         manifest.decode(data)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        *[(place, value) for place in ("started_ns", "end.at_ns", *(f"segments.0.{name}" for name in (
+            "number", "size", "first_seq", "records", "start_ms", "end_ms",
+        ))) for value in ("Infinity", "1e400", "NaN", "1.0", "true", '"1"', "-1", "null", str(1 << 63))],
+        ("segments.0.number", str(1 << 32)),
+        *[(place, value) for place in ("strict", "segments.0.sealed") for value in ("1", "null", '"true"')],
+        *[(place, value) for place in (
+            "session", "node", "end.reason", "end.by", "end.error", "signer", "signature", "segments.0.chain",
+        ) for value in ("1", "null", "[]")],
+        *[(place, value) for place in ("meta", "segments", "keys", "end") for value in ("1", "true")],
+        *[(place, "{}") for place in ("segments", "keys", "end")],
+        ("meta", "[]"),
+        ("state", "[]"),
+        ("format", "null"),
+        *[("tampered", value) for value in ("true", "false", "null", '"yes"')],  # without a problem that is text
+    ],
+)  # fmt: skip
+def test_a_field_of_another_type_is_no_manifest(
+    identity: pyrage.x25519.Identity, place: str, value: str
+) -> None:
+    fields = json.loads(example(identity).encode())
+    *way, last = (int(part) if part.isdigit() else part for part in place.split("."))
+    inner = fields
+    for part in way:
+        inner = inner[part]
+    inner[last] = "@"
+    with pytest.raises(FormatError):
+        manifest.decode(json.dumps(fields).replace('"@"', value).encode())
 
 
 def test_only_what_json_says_exactly_goes_into_a_manifest() -> None:
@@ -196,6 +230,92 @@ async def test_recovery_makes_do(studio: Studio, damage: Callable[[Path], object
     made = store.read_manifest(studio.folder())
     assert made.state == "recovered"
     assert len(made.segments) == 1
+
+
+def forge_manifest(folder: Path) -> None:
+    """Say it was somebody else, and keep the signature."""
+    path = folder / manifest.NAME
+    path.write_bytes(path.read_bytes().replace(b'"ann"', b'"bob"'))
+
+
+def sign_manifest_anew(folder: Path) -> None:
+    stranger = Signer(Ed25519PrivateKey.generate())
+    made = store.read_manifest(folder)
+    store.write_manifest(folder, replace(made, state="sealed").signed(stranger))
+
+
+def put_another_manifest(folder: Path, signer: Signer) -> None:
+    """One this node signed, of another session."""
+    store.write_manifest(folder, replace(store.read_manifest(folder), session="s2").signed(signer))
+
+
+def forge_segment(folder: Path, signer: Signer, *, session: str = "s1") -> None:
+    """Make the segment anew, chain and all, as whoever may write there can."""
+    path = store.segment_path(folder, 0)
+    header = replace(scan(path.read_bytes()).header, session=session)
+    writer = SegmentWriter(header, bytes(32), signer)
+    frame = writer.events([(0, Kind.OUTPUT, 0, b"nothing happened")], new_packer())
+    path.write_bytes(writer.preamble + frame + writer.checkpoint())
+
+
+@pytest.mark.mission("M5")
+@pytest.mark.parametrize(
+    ("tamper", "found"),
+    [
+        (lambda folder, _: forge_manifest(folder), "its manifest is not signed by this node"),
+        (lambda folder, _: sign_manifest_anew(folder), "its manifest is not signed by this node"),
+        (put_another_manifest, "its manifest is another recording's"),
+        (
+            lambda folder, _: forge_segment(folder, Signer(Ed25519PrivateKey.generate())),
+            "000000.pxr holds a signature that is not this node's",
+        ),
+        (
+            lambda folder, signer: forge_segment(folder, signer, session="s2"),
+            "000000.pxr is another segment than its name says",
+        ),
+        (
+            lambda folder, _: store.segment_path(folder, 0).rename(store.segment_path(folder, 7)),
+            "000007.pxr is another segment than its name says",
+        ),
+    ],
+    ids=["manifest", "manifest signed", "manifest moved", "segment", "segment moved", "segment renamed"],
+)
+async def test_what_was_altered_is_sealed_and_says_so(
+    studio: Studio, tamper: Callable[[Path, Signer], object], found: str
+) -> None:
+    await crashed(studio)
+    folder = studio.folder()
+    tamper(folder, studio.signer)
+    before = (folder / manifest.NAME).read_bytes()
+    (one,) = recovered(studio)
+    assert one.problem.endswith(": " + found)
+    assert one.records
+    made = store.read_manifest(folder)
+    assert (made.session, made.state, made.problem) == ("s1", "recovered", one.problem)
+    assert made.verify(studio.signer.public)
+    assert json.loads((folder / manifest.NAME).read_bytes())["tampered"] is True
+    ((kind, fields),) = studio.notes.entries
+    assert (kind, fields["tampered"], fields["problem"]) == ("recovered", True, one.problem)
+    assert fields["chain"] == made.chain.hex()
+    assert studio.notes.rows["s1"]["error"] == one.problem
+    kept = folder / (manifest.NAME + store.TORN)
+    assert kept.exists() == ("manifest" in found)
+    assert not kept.exists() or kept.read_bytes() == before
+    assert store.marked_open(studio.root) == []
+    assert (folder / manifest.NAME).exists()
+    report = verify(folder, [studio.signer.public])
+    assert "tampered" in [problem.code for problem in report.problems]
+
+
+async def test_what_is_known_to_be_altered_stays_so(studio: Studio) -> None:
+    """The crash comes between manifest and ledger; afterwards the manifest verifies, and still says it."""
+    await crashed(studio)
+    forge_manifest(studio.folder())
+    (first,) = recovered(studio)
+    store.mark_open(studio.root, "s1")
+    (second,) = recovered(studio)
+    assert first.problem == second.problem != ""
+    assert studio.notes.entries[0] == studio.notes.entries[1]
 
 
 async def test_what_crashed_between_manifest_and_ledger_is_told_again(studio: Studio) -> None:

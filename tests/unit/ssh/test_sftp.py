@@ -8,7 +8,6 @@ import select
 import socket
 import struct
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +15,11 @@ import paramiko
 import pytest
 from unit.ssh.test_transfers import Conversation, Ear, Place, heard, sha256
 
-from proxyd.protocols.ssh import sftp
-from proxyd.protocols.ssh.digest import REORDER_LIMIT, TEXT_KEPT, Digest
-from proxyd.protocols.ssh.sftp import Packet, SftpWatch, result
+from proxyd.protocols.ssh import sftp, sftp_packets
+from proxyd.protocols.ssh.digest import REORDER_LIMIT
+from proxyd.protocols.ssh.events import TEXT_KEPT
+from proxyd.protocols.ssh.sftp import SftpWatch
+from proxyd.protocols.ssh.sftp_packets import Packet, result
 from proxyd.protocols.ssh.wire import string, uint32
 
 OK, EOF, DENIED, FAILURE = 0, 1, 3, 4
@@ -588,8 +589,8 @@ BREAKS = {
         w.client(Packet.REMOVE, 7, string(b"/")),
         w.target(Packet.HANDLE, 7, string(b"h")),
     ),
-    "too big": lambda w: w.said.append((True, uint32(sftp.PACKET_LIMIT) + b"\6")),
-    "too big to keep": lambda w: w.said.append((True, uint32(sftp.KEPT_LIMIT) + b"\3")),
+    "too big": lambda w: w.said.append((True, uint32(sftp_packets.PACKET_LIMIT) + b"\6")),
+    "too big to keep": lambda w: w.said.append((True, uint32(sftp_packets.KEPT_LIMIT) + b"\3")),
     "too small": lambda w: w.said.append((True, uint32(1) + b"\3" + bytes(20))),
     "a path longer than its packet": lambda w: w.client(Packet.REMOVE, 1, uint32(100) + b"/x"),
     "a write longer than its packet": lambda w: w.client(
@@ -643,50 +644,3 @@ def test_the_text_of_a_finding_holds_no_byte_of_the_wire(wire):
     wire.said[0] = (True, b"hunter2 hunter2\n")
     _, ear = wire.heard()
     assert "hunter2" not in str(ear.events)
-
-
-@pytest.mark.mission("M5")
-@pytest.mark.parametrize("way", ["put", "get"])
-def test_a_block_costs_microseconds(way, capsys, monkeypatch):
-    """What 32 KiB of a file cost, both directions, the hash apart; the bound is far above, for a busy machine."""
-    monkeypatch.setattr(Digest, "update", lambda self, data: None)
-    count = 4000
-    payloads = blocks_as_payloads(way, count)
-    ear = Ear()
-    watch = SftpWatch(ear.events.append, ear.later.put)
-    began = time.thread_time_ns()
-    for by_client, data in payloads:
-        (watch.from_client if by_client else watch.from_target)(data)
-    spent = (time.thread_time_ns() - began) / count / 1000
-    with capsys.disabled():
-        print(f" [{way}: {spent:.1f} us a block]", end="")
-    ear.close(watch)
-    assert not ear.findings
-    assert ear.transfers[0].size == count * 32768
-    assert spent < 100
-
-
-def blocks_as_payloads(way: str, count: int) -> list[tuple[bool, bytes]]:
-    """A put or a get of `count` blocks, 64 in flight, the body's side in payloads of 32 KiB as a channel carries it."""
-    piece = os.urandom(32768)
-    wire = Wire()
-    wire.start()
-    handle = wire.open("/x", W if way == "put" else R)
-    said, wire.said = wire.said, []
-    for request in range(count):
-        offset = struct.pack(">Q", request * len(piece))
-        if way == "put":
-            wire.client(Packet.WRITE, request, string(handle), offset, string(piece))
-            wire.target(Packet.STATUS, request, uint32(OK), string(b""), string(b""))
-        else:
-            wire.client(Packet.READ, request, string(handle), offset, uint32(len(piece)))
-            wire.target(Packet.DATA, request, string(piece))
-    asked, answered = [data for by, data in wire.said if by], [data for by, data in wire.said if not by]
-    for at in range(0, count, 64):
-        for by_client, packets in ((True, asked), (False, answered)):
-            flight = packets[at : at + 64]
-            if (way == "put") is by_client:
-                stream = b"".join(flight)
-                flight = [stream[cut : cut + 32768] for cut in range(0, len(stream), 32768)]
-            said += [(by_client, data) for data in flight]
-    return said
