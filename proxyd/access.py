@@ -229,6 +229,9 @@ class Access:
         rests = [chain - done for chain in user.chains]
         if not all(rests):
             return frozenset()
+        if done:  # who has begun one chain is not asked for the factors of another
+            fewest = min(map(len, rests))
+            rests = [rest for rest in rests if len(rest) == fewest]
         return frozenset().union(*(rest - {"totp"} or rest for rest in rests))
 
     def authorize(self, user: str, login: str | None, target: str | None, source_ip: str) -> Permit:

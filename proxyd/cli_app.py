@@ -65,6 +65,17 @@ class Run:
         """Ask the daemon one command. Raises ControlError, ConfigError."""
         return self.client().call(name, **arguments)
 
+    def ask(self, name: str, **arguments: Any) -> dict[str, Any] | None:
+        """Ask the daemon one command; with --json, print the answer and give None: there is nothing more to say.
+
+        Raises ControlError, ConfigError.
+        """
+        answer = self.call(name, **arguments)
+        if not self.output.json:
+            return answer
+        self.output.document(answer)
+        return None
+
 
 class Command(click.Command):
     """A command that takes --json and --utc after its name as well as before it."""

@@ -73,11 +73,8 @@ def _hidden_alias() -> click.Command:
 @click.pass_obj
 def sessions(run: Run, /, **wanted: Any) -> None:
     """List sessions, live and ended, newest first (also: list)."""
-    answer = run.call(
-        "sessions", **{name: value for name, value in wanted.items() if value not in ("", None)}
-    )
-    if run.output.json:
-        run.output.document(answer)
+    asked = {name: value for name, value in wanted.items() if value not in ("", None)}
+    if (answer := run.ask("sessions", **asked)) is None:
         return
     filtered = any(value for name, value in wanted.items() if name != "limit")
     empty = "No such session." if filtered else "No sessions yet."
@@ -127,9 +124,7 @@ def _ended_by(row: Mapping[str, Any]) -> str:
 @click.pass_obj
 def show(run: Run, session: str) -> None:
     """Show everything known of one session: who, where, when, findings, who watched."""
-    answer = run.call("show", session=session)
-    if run.output.json:
-        run.output.document(answer)
+    if (answer := run.ask("show", session=session)) is None:
         return
     run.output.facts(_facts_of(answer, run.output))
 
@@ -222,9 +217,7 @@ def watch(run: Run, session: str, channel: int | None) -> None:
 @click.pass_obj
 def block(run: Run, session: str, reason: str) -> None:
     """Block a live session's input: what its user types goes nowhere, and they may start no new session there."""
-    answer = run.call("block", session=session, reason=reason)
-    if run.output.json:
-        run.output.document(answer)
+    if (answer := run.ask("block", session=session, reason=reason)) is None:
         return
     run.output.line(f"Blocked: {answer['user']} on {answer['target']} ({answer['session'][:ID_SHOWN]}).")
     if not answer.get("settled", True):
@@ -257,9 +250,7 @@ class BlockedName(SessionName):
 @click.pass_obj
 def unblock(run: Run, whom: str) -> None:
     """Release a blocked session, or a user from the list of blocked users."""
-    answer = run.call("unblock", whom=whom)
-    if run.output.json:
-        run.output.document(answer)
+    if (answer := run.ask("unblock", whom=whom)) is None:
         return
     run.output.line(f"Released: {answer['user']} on {answer['target']}.")
     if answer["held"]:
@@ -271,9 +262,7 @@ def unblock(run: Run, whom: str) -> None:
 @click.pass_obj
 def blocked(run: Run) -> None:
     """List the users who are blocked from starting sessions."""
-    answer = run.call("blocked")
-    if run.output.json:
-        run.output.document(answer)
+    if (answer := run.ask("blocked")) is None:
         return
     columns = [
         Column("USER", lambda row: row["user"]),
@@ -298,9 +287,8 @@ def drop(run: Run, session: str, *, reason: str, yes: bool) -> None:
         found = run.call("show", session=session)["session"]
         click.confirm(f"Drop the session of {who(found)}?", abort=True, err=True)
         session = found["id"]
-    answer = run.call("drop", session=session, reason=reason)
-    if run.output.json:
-        run.output.document(answer)
+    if (answer := run.ask("drop", session=session, reason=reason)) is None:
+        return
     run.output.line(f"Dropped: {answer['user']} on {answer['target']} ({answer['session'][:ID_SHOWN]}).")
 
 
@@ -308,9 +296,7 @@ def drop(run: Run, session: str, *, reason: str, yes: bool) -> None:
 @click.pass_obj
 def status(run: Run) -> None:
     """Show how the daemon is, and what you may do."""
-    answer = run.call("status")
-    if run.output.json:
-        run.output.document(answer)
+    if (answer := run.ask("status")) is None:
         return
     live, disk, you = answer["sessions"], answer["recording"], answer["caller"]
     kinds = ", ".join(f"{count} {name}" for name, count in live["by_protocol"].items())
@@ -336,9 +322,8 @@ def status(run: Run) -> None:
 @click.pass_obj
 def reload(run: Run) -> None:
     """Let the daemon read users, targets and grants again; live sessions go on."""
-    answer = run.call("reload")
-    if run.output.json:
-        run.output.document(answer)
+    if (answer := run.ask("reload")) is None:
+        return
     run.output.line(f"Reloaded: {answer['message']}.")
 
 
@@ -351,9 +336,7 @@ def users() -> None:
 @click.pass_obj
 def list_users(run: Run) -> None:
     """List who may log in to the proxy, and how."""
-    answer = run.call("users")
-    if run.output.json:
-        run.output.document(answer)
+    if (answer := run.ask("users")) is None:
         return
     columns = [
         Column("USER", lambda row: row["name"]),
@@ -372,7 +355,7 @@ def list_users(run: Run) -> None:
 @click.pass_obj
 def hash_password(run: Run, *, from_stdin: bool) -> None:
     """Print the argon2id hash of a password, for a user's `password` in the configuration."""
-    from argon2 import PasswordHasher
+    from proxyd import access
 
     if from_stdin:
         password = sys.stdin.readline().rstrip("\r\n")
@@ -380,7 +363,7 @@ def hash_password(run: Run, *, from_stdin: bool) -> None:
         password = click.prompt("Password", hide_input=True, confirmation_prompt="Once more", err=True)
     if not password:
         raise click.UsageError("an empty password is none")
-    hashed = PasswordHasher().hash(password)
+    hashed = access.hash_password(password)
     if run.output.json:
         run.output.document({"hash": hashed})
     run.output.line(hashed)

@@ -19,7 +19,6 @@ from proxyd.terminal import Picture, Screen
 
 NOTE_SECONDS = 4.0  # a note in the last row: long enough to read a line
 TICK_SECONDS = 1.0  # how soon a changed window size shows in the title
-SOON_SECONDS = 0.0005  # nobody sees less, and a clock may not either
 SEEK_US = 5_000_000  # one press of an arrow
 FASTEST, SLOWEST = 64.0, 1 / 16
 FOLLOW_SECONDS = 0.25  # between two looks at a recording that still grows: blocks come four times a second

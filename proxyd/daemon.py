@@ -221,6 +221,7 @@ class Daemon:
         """End the sessions (rule 3)."""
         for listener in self._listeners:
             listener.close()
+        self.registry.close()
         with trio.move_on_after(self.config.drain_seconds):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._until_signal, arriving, nursery.cancel_scope)

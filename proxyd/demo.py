@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import asyncssh
-from argon2 import PasswordHasher
 from rich.console import Console
 from rich.markup import escape
 
 from proxyd import setup
+from proxyd.access import hash_password
 
 PASSWORD = "demo"  # noqa: S105 - the demo's own, printed on the screen
 START_S = 30.0
@@ -106,7 +106,7 @@ class _Demo:
             public = user_key.export_public_key().decode().strip()
             host_key = (self.base / "target_host_key.pub").read_text().strip()
             values = {
-                "hash": PasswordHasher().hash(PASSWORD),
+                "hash": hash_password(PASSWORD),
                 "key": public,
                 "port": target_port,
                 "base": self.base,
@@ -162,19 +162,21 @@ class _Demo:
         options = ["-P" if option == "-p" else option for option in self._ssh()[1:]]
         if shutil.which("scp"):
             _say("Copying", f"scp {note.name} demo+root+web1@127.0.0.1:")
-            subprocess.run(
-                ["scp", "-q", *options, str(note), f"demo+root+web1@127.0.0.1:{self.base}/received.txt"],
-                check=True,
+            self._client(
+                ["scp", "-q", *options, str(note), f"demo+root+web1@127.0.0.1:{self.base}/received.txt"]
             )
 
     def _drive_asyncssh(self) -> None:
         """Run the same commands where no OpenSSH client is installed."""
         _console.print("[yellow]no ssh here: using asyncssh as the client[/yellow]")
         script = "\n".join((*TYPED, "exit\n"))
-        subprocess.run(
-            [sys.executable, "-c", _ASYNCSSH_CLIENT, str(self.port), str(self.base / "demo_key"), script],
-            check=True,
+        self._client(
+            [sys.executable, "-c", _ASYNCSSH_CLIENT, str(self.port), str(self.base / "demo_key"), script]
         )
+
+    def _client(self, argv: list[str]) -> None:
+        if subprocess.run(argv, check=False).returncode:
+            raise SystemExit(f"proxyd demo: {Path(argv[0]).name} failed; {self.base / 'proxyd.log'} says why")
 
     # ------------------------------------------------------------------ what was recorded
 

@@ -41,7 +41,10 @@ class Engine(Protocol):
         """How many proofs of identity failed so far."""
 
     async def greet(self) -> Login:
-        """Find out who the client is; no target is touched. Raises ClientError, Denied. Under the grace deadline."""
+        """Find out who the client is; no target is touched. Under the grace deadline.
+
+        Raises ClientError, as ProtocolBroken where the client sent what its protocol does not allow; Denied.
+        """
 
     async def choose(self, login: Login) -> Permit | None:
         """Find out where they want to go, and whether they may; None when there is nothing more to do.

@@ -18,6 +18,10 @@ class ClientError(ProxydError):
     """The client broke its protocol, or never finished its login."""
 
 
+class ProtocolBroken(ClientError):
+    """The client sent what its protocol does not allow, or spoke another one."""
+
+
 class TargetError(ProxydError):
     """The target broke its protocol, or showed a key or certificate that is not the pinned one."""
 

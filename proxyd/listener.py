@@ -17,7 +17,7 @@ import trio
 from proxyd import log, metrics
 from proxyd.config import split_address
 from proxyd.engine import Caller
-from proxyd.errors import ClientError, ConfigError, Denied, ProxydError
+from proxyd.errors import ClientError, ConfigError, Denied, ProtocolBroken, ProxydError
 from proxyd.session import opened
 
 if TYPE_CHECKING:
@@ -113,9 +113,12 @@ class Listener:
             if ticket is not None:
                 ticket.failed("grace")
             raise ClientError("The login took too long.") from None
-        except ClientError:
+        except ClientError as error:
+            broke = isinstance(error, ProtocolBroken)
+            if broke:
+                metrics.LOGINS.labels(protocol=self._protocol, result="invalid").inc()
             if ticket is not None:
-                ticket.failed("authfail" if engine.failures else "noauth")
+                ticket.failed("authfail" if engine.failures else "invalid" if broke else "noauth")
             raise
         if ticket is not None:
             ticket.authenticated()

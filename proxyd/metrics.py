@@ -37,7 +37,10 @@ LOGINS: Final = Counter(
     registry=REGISTRY,
 )
 TARGET_LOGINS: Final = Counter(
-    "proxyd_target_logins", "Logins of the proxy at targets.", ["protocol", "result"], registry=REGISTRY
+    "proxyd_target_logins",
+    "Logins of the proxy at targets; result is ok, failed, unreachable or untrusted.",
+    ["protocol", "result"],
+    registry=REGISTRY,
 )
 ADMISSION_REFUSED: Final = Counter(
     "proxyd_admission_refused", "Connections refused before login.", ["reason"], registry=REGISTRY

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -112,6 +112,8 @@ class Session:
         self.viewers = 0
         self.findings: list[dict[str, str]] = []
         self.conduit: Conduit | None = None
+        self.farewell: Callable[[str], None] | None = None  # how the client is told while there is no conduit
+        self._pressed = False
         self.tape: Tape
 
     @property
@@ -172,6 +174,8 @@ class Session:
         """Go live: from here on `conduit` carries what operators want."""
         self.conduit = conduit
         self.became(State.LIVE)
+        if self._pressed:
+            conduit.hold(True)
 
     # ------------------------------------------------------------------ what operators and rules do
 
@@ -236,9 +240,14 @@ class Session:
         if self.ending is not None:
             return
         self.ending = ending
-        if self.conduit is not None and ending.error:
-            self.conduit.part(ending.error)
         self.scope.cancel()
+        part = self.farewell if self.conduit is None else self.conduit.part
+        if part is None or not ending.error:
+            return
+        try:
+            part(ending.error)
+        except Exception:  # noqa: BLE001 - the session ends all the same, and so must who asked for it go on
+            _log.exception("a bug while parting", session=self.id)
 
     def failed(self, error: RecordingFailed) -> None:
         """Strict recording has failed: end at once, and say so."""
@@ -246,6 +255,7 @@ class Session:
 
     def pressed(self, held: bool) -> None:  # noqa: FBT001 - the recorder's callback
         """Storage is behind, or has caught up: the session waits with it."""
+        self._pressed = held
         if self.conduit is not None:
             self.conduit.hold(held)
 
@@ -255,6 +265,15 @@ class Registry:
 
     def __init__(self) -> None:
         self._sessions: dict[str, Session] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """Let no session begin any more; the live ones go on."""
+        self._closed = True
+
+    def is_closed(self) -> bool:
+        """Tell whether no session may begin any more."""
+        return self._closed
 
     def add(self, session: Session) -> None:
         """List a session."""
@@ -287,6 +306,8 @@ async def opened(core: Core, login: Login, permit: Permit, protocol: str) -> Asy
     Raises Denied when the user is on the block list, RecordingFailed when there can be no tape, and what the
     body raises once the tape is sealed; an end from outside (drop, failed tape, time over) raises Dropped.
     """
+    if core.registry.is_closed():
+        raise Denied(SHUTTING_DOWN)
     await _refuse_blocked(core, login, permit)
     session = Session(login, permit, protocol)
     target = permit.target
@@ -303,6 +324,8 @@ async def opened(core: Core, login: Login, permit: Permit, protocol: str) -> Asy
     metrics.SESSIONS_STARTED.labels(protocol=protocol).inc()
     _log.info("session began", session=session.id, user=session.user, user_ip=session.user_ip, how=session.how,
               target=session.target, login=session.login, protocol=protocol)  # fmt: skip
+    if core.registry.is_closed():  # while its tape was opened
+        session.end(Ending("dropped", "proxyd", SHUTTING_DOWN))
     try:
         async with _timed(session):
             yield session

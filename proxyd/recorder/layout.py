@@ -45,7 +45,6 @@ VERSION = 1
 NO_CHAIN = bytes(32)  # prev_chain of a session's first segment
 CHAIN_KEPT = 16  # bytes of H_n in the file: 128 bits against accident; checkpoints and AAD bind all 32
 TAG = 16  # AES-GCM
-SIGNATURE_BYTES = 64
 MAX_HEADER = 1 << 20  # a header holds one age file (~300 B) per recipient; more than this is no header
 MAX_PAYLOAD = 16 << 20  # a block is at most 1 MiB of small records, or one record; more is a damaged length
 MAX_COUNT = 0xFFFF  # u16 in the frame head

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from proxyd.errors import FormatError, ProxydError
+from proxyd.recorder import store
 from proxyd.recorder.keys import Signer, key_id, signed_by
 
 DOMAIN = b"proxyd ledger entry\0"  # what is signed begins with it: a signature made elsewhere never fits here
@@ -320,7 +321,7 @@ class Ledger(LedgerReader):
                 os.fsync(fd)
             os.ftruncate(self._fd, self._end)
             os.fsync(self._fd)
-            _sync_directory(self.path.parent)
+            store.sync_directory(self.path.parent)
         except OSError as error:
             raise LedgerError(f"the ledger {self.path} can't be repaired: {error.strerror}") from error
         self.append(REPAIRED, bytes=len(torn), sha256=hashlib.sha256(torn).digest(), kept=kept.name)
@@ -351,7 +352,7 @@ def _open_locked(path: Path) -> int:
     except BlockingIOError:
         os.close(fd)
         raise LedgerError(f"another process writes the ledger {path}") from None
-    _sync_directory(path.parent)
+    store.sync_directory(path.parent)
     return fd
 
 
@@ -367,15 +368,7 @@ def _keep_public_key(path: Path, key: Ed25519PublicKey) -> None:
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    store.sync_directory(path.parent)
 
 
 def _parse(line: bytes) -> Entry:

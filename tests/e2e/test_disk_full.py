@@ -72,7 +72,7 @@ def test_strict_ends_the_session_and_says_so(disk: Path, own_lab: Callable[..., 
     assert client.returncode not in (0, None)
     assert SAYS in err.decode().lower(), err
     assert took <= TOLD_S, took
-    row = lab.proxyd.sessions()[0]
+    row = lab.proxyd.ended(lab.proxyd.sessions()[0]["id"])
     assert (row["reason"], row["state"]) == ("recording failed", "failed")
     assert row["error"]
     assert lab.proxyd.metric("proxyd_recordings_failed_total") == 1

@@ -207,6 +207,7 @@ class OpenSSH(CommandLine):
             **self.env(at),
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(at.directory / "acp"),
             "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_SSH_ARGS": "-C -o ControlMaster=auto -o ControlPersist=1s",  # its default, but for the minute
         }
         env["ANSIBLE_LOCAL_TEMP"] = env["ANSIBLE_REMOTE_TEMP"] = str(at.directory / "ansible")
         return run(["ansible", "-i", inventory, "-m", "ping", "peer"], env=env)

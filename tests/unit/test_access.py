@@ -154,7 +154,7 @@ def test_user_ca_inline_and_from_a_file(tmp_path: Path) -> None:
         (User(), {"certificate"}, set()),
         (User(), {"password"}, set()),
         (User(totp="env:T"), set(), {"publickey", "password"}),
-        (User(totp="env:T"), {"certificate"}, {"totp", "password"}),
+        (User(totp="env:T"), {"certificate"}, {"totp"}),
         (User(totp="env:T"), {"password", "totp"}, set()),
         (User(totp="env:T"), {"totp"}, {"publickey", "password"}),
         (User(totp="env:T", factors=["publickey+totp"]), set(), {"publickey"}),

@@ -11,16 +11,18 @@ from typing import ClassVar
 import msgspec
 import pytest
 import trio
+from unit.test_session import MORE, core_of
 
 from proxyd import metrics
 from proxyd.access import Permit
 from proxyd.config import load
 from proxyd.engine import Caller, Converse, Core, Engine
-from proxyd.errors import ClientError, ConfigError, Denied, ProxydError, TargetUnreachable
+from proxyd.errors import ClientError, ConfigError, Denied, ProtocolBroken, ProxydError, TargetUnreachable
 from proxyd.listener import Listener
+from proxyd.protocols.ssh.engine import SshEngine, front_options
+from proxyd.protocols.ssh.wire import string, uint32
 from proxyd.session import Login, Session
 from proxyd.setup import initialise
-from unit.test_session import MORE, core_of
 
 
 class ScriptedEngine:
@@ -171,3 +173,117 @@ def test_an_address_in_use_is_a_configuration_error(tmp_path: Path) -> None:
             ConfigError, match=rf"listen\.ssh: can't listen on {address}: Address already in use"
         ):
             Listener(None, "ssh", address, lambda *_: None)  # type: ignore[arg-type]
+
+
+def penalised(core: Core, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note what sources are penalised for."""
+    why: list[str] = []
+    monkeypatch.setattr(core.admission, "penalise", lambda _source, reason: why.append(reason))
+    return why
+
+
+@pytest.mark.parametrize(
+    ("error", "failures", "why"),
+    [
+        (ClientError("gone"), 0, "noauth"),
+        (ProtocolBroken("nonsense"), 0, "invalid"),
+        (ClientError("gone"), 1, "authfail"),
+        (ProtocolBroken("nonsense"), 1, "authfail"),
+    ],
+)
+async def test_what_a_source_is_penalised_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: ClientError, failures: int, why: str
+) -> None:
+    async def fails() -> Login:
+        raise error
+
+    def change(engine: ScriptedEngine) -> None:
+        engine.failures = failures
+        engine.greet = fails  # type: ignore[method-assign]
+
+    broken = metrics.LOGINS.labels(protocol="ssh", result="invalid")._value
+    before = broken.get()
+    async with listening(tmp_path, change) as (core, engines, connect):
+        noted = penalised(core, monkeypatch)
+        with connect():
+            await first(engines)
+        assert noted == [why]
+    assert broken.get() == before + isinstance(error, ProtocolBroken)
+
+
+VERSION = b"SSH-2.0-scanner\r\n"
+
+
+def packet(payload: bytes) -> bytes:
+    """One packet before any keys (RFC 4253, 6)."""
+    padding = 16 - (5 + len(payload)) % 8
+    return uint32(1 + len(payload) + padding) + bytes([padding]) + payload + bytes(padding)
+
+
+def kexinit(kex: bytes) -> bytes:
+    lists = [
+        kex,
+        b"ssh-ed25519",
+        *[b"aes128-gcm@openssh.com"] * 2,
+        *[b"hmac-sha2-256"] * 2,
+        *[b"none"] * 2,
+        b"",
+        b"",
+    ]
+    return packet(b"\x14" + bytes(16) + b"".join(map(string, lists)) + bytes(5))
+
+
+def leaving(code: int) -> bytes:
+    return packet(b"\x01" + uint32(code) + string(b"I have to go") + string(b""))
+
+
+STAY_SILENT = (b"", VERSION, VERSION + kexinit(b"curve25519-sha256"))
+"""What a client may have said before it leaves without a word; everything else here ends by itself."""
+
+
+@pytest.mark.hosted
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        *[(said, "noauth") for said in STAY_SILENT],
+        (VERSION + leaving(11), "noauth"),
+        (VERSION + leaving(2), "noauth"),  # it says that we broke the protocol
+        (VERSION + leaving(3), "noauth"),
+        (b"GET / HTTP/1.1\r\n\r\n", "invalid"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(9000), "invalid"),
+        (b"SSH-1.5-old\r\n", "invalid"),
+        (VERSION + b"\xff" * 64, "invalid"),
+        (VERSION + kexinit(b"diffie-hellman-group1-sha1"), "invalid"),
+        (VERSION + packet(b"\x14cut off"), "invalid"),
+        (VERSION + packet(b"\x01"), "invalid"),
+    ],
+)
+async def test_who_speaks_no_ssh_is_told_from_who_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes, why: str
+) -> None:
+    made = initialise(tmp_path, ssh_port=0, metrics_port=0)
+    settings = load(made.config)
+    assert settings.listen.ssh
+    options = await front_options(settings.listen.ssh)
+    async with core_of(settings) as core, trio.open_nursery() as nursery:
+        noted = penalised(core, monkeypatch)
+        closed = trio.Event()
+
+        class Closing(SshEngine):
+            async def aclose(self) -> None:
+                await super().aclose()
+                closed.set()
+
+        listener = Listener(
+            core, "ssh", "127.0.0.1:0", lambda caller, converse: Closing(core, options, caller, converse)
+        )
+        nursery.start_soon(listener.run)
+        port = int(listener.address.rsplit(":", 1)[1])
+        with trio.fail_after(20):
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                await stream.send_all(said)
+                if said in STAY_SILENT:
+                    await stream.send_eof()
+                await closed.wait()
+        assert noted == [why]
+        nursery.cancel_scope.cancel()

@@ -227,12 +227,12 @@ async def test_findings_are_counted_and_recorded(settings: Config) -> None:
 
 async def test_pressure_of_the_tape_holds_the_conduit(settings: Config) -> None:
     async with core_of(settings) as core, opened(core, LOGIN, permit_of(core), "ssh") as session:
-        session.pressed(True)  # nobody to hold yet
+        session.pressed(True)  # nobody to hold yet: who comes is told
         conduit = NotedConduit()
         session.attach(conduit)
-        session.pressed(True)
         session.pressed(False)
-        assert conduit.held == [True, False]
+        session.pressed(True)
+        assert conduit.held == [True, False, True]
 
 
 async def test_ids_are_found_by_their_beginning_when_it_is_one(settings: Config) -> None:

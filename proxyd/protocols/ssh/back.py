@@ -14,6 +14,7 @@ import asyncssh
 import trio
 from asyncssh.connection import SSHClientConnection, SSHClientConnectionOptions
 from asyncssh.misc import (
+    ChannelOpenError,
     ConnectionLost,
     DisconnectError,
     HostKeyNotVerifiable,
@@ -21,13 +22,14 @@ from asyncssh.misc import (
     PermissionDenied,
 )
 
+from proxyd import log, metrics, vault
 from proxyd import target as targets
-from proxyd import vault
 from proxyd.errors import TargetError, TargetLoginFailed, TargetUnreachable
 from proxyd.host import loop, on_host
-from proxyd.protocols.ssh.channel import RelayChannel
-from proxyd.protocols.ssh.relay import global_request
+from proxyd.protocols.ssh.channel import LEAST_PACKET, RelayChannel
+from proxyd.protocols.ssh.relay import MAX_CHANNELS, global_request
 from proxyd.protocols.ssh.transport import TARGET_CIPHERS, Hardened
+from proxyd.protocols.ssh.wire import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,8 +40,10 @@ if TYPE_CHECKING:
     from proxyd.protocols.ssh.relay import Relay
     from proxyd.session import Session
 
+_log = log.get("ssh")
+
 MAX_BANNER = 4096
-"""Characters of a target's banner that are passed on; longer ones are a nuisance or an attack."""
+"""Characters of a target's banners that are passed on; longer ones are a nuisance or an attack."""
 
 
 class BackConnection(Hardened, SSHClientConnection):
@@ -47,6 +51,7 @@ class BackConnection(Hardened, SSHClientConnection):
 
     relay: Relay | None = None
     shown_key = ""
+    took_leave = False  # the target itself ended the connection, with words of its own
 
     def validate_server_host_key(self, key_data: bytes) -> Any:
         """Check the target's host key against the pins; remembers its fingerprint for the finding."""
@@ -64,9 +69,20 @@ class BackConnection(Hardened, SSHClientConnection):
         if relay is None or not relay.front.is_live():
             self.send_channel_open_failure(channel, asyncssh.OPEN_CONNECT_FAILED, "Nobody is there", "")
             return
-        far = RelayChannel(self, relay.new_line(kind), near=False)
+        if len(self._channels) >= 2 * MAX_CHANNELS or size < LEAST_PACKET:
+            self.send_channel_open_failure(channel, asyncssh.OPEN_RESOURCE_SHORTAGE, "Not so many, or so small", "")
+            return
+        try:
+            far = RelayChannel(self, relay.new_line(kind), near=False)
+        except ChannelOpenError:  # the connection is closing
+            return
         opening: Any = relay.join(far, kind, packet.get_remaining_payload())
-        far.process_open(channel, window, max(size, 1), opening)
+        far.process_open(channel, window, size, opening)
+
+    def _process_disconnect(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
+        """Note that the words of this end are the target's."""
+        self.took_leave = True
+        super()._process_disconnect(_pkttype, _pktid, packet)
 
     def _process_global_request(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
         """Answer the target's keepalives; its other requests (host key rotation) are for clients that keep keys."""
@@ -92,6 +108,8 @@ class BackConnection(Hardened, SSHClientConnection):
 
     _packet_handlers = {  # noqa: RUF012 - asyncssh's class attribute
         **SSHClientConnection._packet_handlers,
+        asyncssh.constants.MSG_KEXINIT: Hardened._process_kexinit,
+        asyncssh.constants.MSG_DISCONNECT: _process_disconnect,
         asyncssh.constants.MSG_CHANNEL_OPEN: _process_channel_open,
         asyncssh.constants.MSG_GLOBAL_REQUEST: _process_global_request,
     }
@@ -102,6 +120,7 @@ class BackOwner(asyncssh.SSHClient):
 
     def __init__(self, banner: Callable[[str], None]) -> None:
         self._banner = banner
+        self._banner_left = MAX_BANNER
         self.connection: BackConnection | None = None
 
     def connection_made(self, conn: Any) -> None:
@@ -110,14 +129,16 @@ class BackOwner(asyncssh.SSHClient):
 
     def auth_banner_received(self, msg: str, lang: str) -> None:  # noqa: ARG002 - asyncssh's signature
         """Pass the target's banner on while the user still waits for the login."""
-        self._banner(msg[:MAX_BANNER])
+        shown, self._banner_left = msg[: self._banner_left], max(0, self._banner_left - len(msg))
+        if shown:
+            self._banner(shown)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the relay that the target has gone."""
         relay = self.connection.relay if self.connection else None
         if relay is not None:
             said = isinstance(exc, DisconnectError) and not isinstance(exc, ConnectionLost)
-            relay.target_gone(f"{relay.session.target} closed the connection: {_clean(exc)}" if said else "")
+            relay.target_gone(f"{relay.session.target} closed the connection: {_why(exc)}" if said else "")
 
 
 async def connect(session: Session, listen: SshListen, banner: Callable[[str], None]) -> BackConnection:
@@ -125,10 +146,36 @@ async def connect(session: Session, listen: SshListen, banner: Callable[[str], N
 
     Raises TargetUnreachable, TargetLoginFailed, TargetError, each with one sentence for the user.
     """
+    try:
+        connection = await _connect(session, listen, banner)
+    except TargetError as error:
+        _count(error)
+        if isinstance(error, vault.VaultError):
+            # Its text is for the user, and tells nothing to whoever has to mend it.
+            _log.error(
+                "credential could not be fetched",
+                session=session.id,
+                target=session.target,
+                account=session.login,
+                why=error.detail,
+            )
+        raise
+    _count(None)
+    for name in connection.weaknesses():
+        session.finding("weak-algorithm", "medium", f"{session.target} negotiated the weak algorithm {name}.")
+    return connection
+
+
+def _count(error: TargetError | None) -> None:
+    results = {TargetUnreachable: "unreachable", TargetLoginFailed: "failed", TargetError: "untrusted"}
+    result = next((word for kind, word in results.items() if isinstance(error, kind)), "ok")
+    metrics.TARGET_LOGINS.labels(protocol="ssh", result=result).inc()
+
+
+async def _connect(session: Session, listen: SshListen, banner: Callable[[str], None]) -> BackConnection:
     target = session.permit.target
     keys = await trio.to_thread.run_sync(targets.HostKeys, target)
     credential = await _credential(target.accounts[session.login])
-    sock = await targets.dial(target)
     options = await on_host(
         SSHClientConnectionOptions.construct(
             config=None,
@@ -137,6 +184,7 @@ async def connect(session: Session, listen: SshListen, banner: Callable[[str], N
             port=target.port,
             username=session.login,
             known_hosts=keys.known_hosts,
+            x509_trusted_certs=None,  # or whatever lies in ~/.ssh/crt would vouch for a target
             agent_path=None,
             encryption_algs=TARGET_CIPHERS,
             compression_algs=["none"],
@@ -151,34 +199,40 @@ async def connect(session: Session, listen: SshListen, banner: Callable[[str], N
         )
     )
     options.waiter = loop().create_future()
+    sock = await targets.dial(target)
     connection = BackConnection(loop(), options, wait="auth")
     try:
         with trio.fail_after(target.login_seconds):
             await on_host(_handshake(connection, options, sock))
     except trio.TooSlowError:
-        connection.abort()
         raise TargetUnreachable(
             f"{target.name} accepted the connection but did not finish the login within {target.login_seconds:g} s."
         ) from None
-    except HostKeyNotVerifiable:
-        raise _refused_key(session, connection) from None
-    except PermissionDenied:
-        raise TargetLoginFailed(f"{target.name} refused the credential of account {session.login}.") from None
-    except KeyExchangeFailed:
-        session.finding(
-            "no-common-algorithm", "high", f"{target.name} offers no algorithm that is safe to use."
-        )
-        raise TargetError(f"{target.name} offers no SSH algorithm that is safe to use.") from None
     except (DisconnectError, OSError, asyncssh.Error) as error:
-        raise TargetUnreachable(
-            f"{target.name} broke off the connection before the login was over: {_clean(error)}"
-        ) from None
+        raise _refused(session, connection, error) from None
     finally:
         if connection._transport is None and sock.fileno() >= 0:
             sock.close()
-    for name in connection.weaknesses():
-        session.finding("weak-algorithm", "medium", f"{target.name} negotiated the weak algorithm {name}.")
     return connection
+
+
+def _refused(session: Session, connection: BackConnection, error: Exception) -> TargetError:
+    """Give the sentence for what ended a login (rule 2), with its finding where it is one."""
+    name = session.target
+    match error:
+        case HostKeyNotVerifiable():
+            return _refused_key(session, connection)
+        case PermissionDenied():
+            return TargetLoginFailed(f"{name} refused the credential of account {session.login}.")
+        case KeyExchangeFailed() if not connection.took_leave:
+            text = f"{name} offers no algorithm that is safe to use."
+            session.finding("no-common-algorithm", "high", text)
+            return TargetError(f"{name} offers no SSH algorithm that is safe to use.")
+    sentence = f"{name} broke off the connection before the login was over"
+    if connection.took_leave:
+        _log.warning("a target ended the login", session=session.id, target=name, said=_why(error))
+        return TargetUnreachable(sentence + ".")
+    return TargetUnreachable(f"{sentence}: {_why(error)}")
 
 
 async def _handshake(connection: BackConnection, options: Any, sock: Any) -> None:
@@ -244,7 +298,6 @@ def _as_line(key_data: bytes) -> bytes:
     return key_data[4 : 4 + length] + b" " + binascii.b2a_base64(key_data, newline=False)
 
 
-def _clean(error: object) -> str:
+def _why(error: object) -> str:
     """Give what went wrong in printable characters, bounded."""
-    text = "".join(c if c.isprintable() else " " for c in str(error))
-    return text[:200] or "no reason given"
+    return printable(str(error)) or "no reason given"

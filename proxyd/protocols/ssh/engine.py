@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, ClassVar
 
 import asyncssh
@@ -10,7 +11,7 @@ from asyncssh.connection import SSHServerConnectionOptions
 from asyncssh.constants import DISC_BY_APPLICATION
 
 from proxyd import __version__
-from proxyd.errors import ConfigError
+from proxyd.errors import ClientError, ConfigError
 from proxyd.host import loop, on_host
 from proxyd.protocols.ssh import back
 from proxyd.protocols.ssh.front import CHACHA, CTR, GCM, KEX, MACS, FrontConnection, FrontOwner
@@ -110,7 +111,7 @@ class SshEngine:
 
             def start_inner(inner: FrontConnection) -> None:
                 engine = SshEngine(self._core, self._options, self._caller, self._converse, inner=inner)
-                nursery.start_soon(self._converse, engine)
+                nursery.start_soon(self._converse_inside, engine)
 
             self._lobby = front.lobby = Lobby(front, start_inner)
             front.admit(None)
@@ -122,29 +123,59 @@ class SshEngine:
             return None
         return self._core.access.authorize(login.user, permit.account, permit.target.name, login.user_ip)
 
+    async def _converse_inside(self, engine: SshEngine) -> None:
+        assert self._lobby is not None  # noqa: S101 - the lobby starts it
+        self._lobby.inners += 1
+        try:
+            await self._converse(engine)
+        finally:
+            self._lobby.inners -= 1
+
     async def _until_left(self, lobby: Lobby) -> None:
         await self._front.left.wait()
         lobby.picked.set()
 
     async def serve(self, session: Session) -> None:
-        """Connect to the target and relay; returns when either side has ended. Raises TargetError and its kin."""
+        """Connect to the target and relay; returns when either side has ended.
+
+        Raises ClientError when the client leaves before that, TargetError and its kin.
+        """
         front = self._front
-        listen = self._core.config.listen.ssh
-        assert listen is not None  # noqa: S101 - this connection came through it
-        target_side = await back.connect(session, listen, self._show_banner)
+        session.farewell = lambda text: front.say_goodbye(DISC_BY_APPLICATION, text)
+        target_side = await self._dial(session)
+        handing: asyncio.Task[None] | None = None
         try:
             relay = Relay(session, front, target_side)
             target_side.relay = relay
             session.attach(relay)
             front.admit(relay)
             if self._lobby is not None:
-                await on_host(self._lobby.hand_over(relay))
+                handing = loop().create_task(self._lobby.hand_over(relay))
             if front.left.is_set():
                 relay.client_gone()
+            if target_side.is_closed():  # before it knew its relay
+                relay.target_gone("")
             await relay.over.wait()
             await relay.told()
         finally:
+            if handing is not None:
+                handing.cancel()
             target_side.abort()
+
+    async def _dial(self, session: Session) -> back.BackConnection:
+        """Connect to the target, for as long as the client is there to want it."""
+        front = self._front
+        listen = self._core.config.listen.ssh
+        assert listen is not None  # noqa: S101 - this connection came through it
+        with trio.CancelScope() as scope:
+            front.when_left = scope.cancel
+            if front.left.is_set():
+                scope.cancel()
+            try:
+                return await back.connect(session, listen, self._show_banner)
+            finally:
+                front.when_left = None
+        raise ClientError("The client left while its target was being connected.")
 
     def _show_banner(self, text: str) -> None:
         if self._lobby is None and not self._front.is_live():

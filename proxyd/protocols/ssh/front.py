@@ -19,28 +19,38 @@ import trio
 from asyncssh.auth import ServerAuth
 from asyncssh.connection import SSHServerConnection
 from asyncssh.constants import (
+    DISC_COMPRESSION_ERROR,
+    DISC_KEY_EXCHANGE_FAILED,
+    DISC_MAC_ERROR,
     DISC_NO_MORE_AUTH_METHODS_AVAILABLE,
+    DISC_PROTOCOL_ERROR,
+    DISC_PROTOCOL_VERSION_NOT_SUPPORTED,
     MSG_CHANNEL_OPEN,
+    MSG_DISCONNECT,
     MSG_GLOBAL_REQUEST,
     MSG_KEXINIT,
     MSG_REQUEST_FAILURE,
     MSG_REQUEST_SUCCESS,
+    MSG_USERAUTH_REQUEST,
     OPEN_ADMINISTRATIVELY_PROHIBITED,
+    OPEN_RESOURCE_SHORTAGE,
 )
-from asyncssh.misc import ChannelOpenError, ProtocolError
+from asyncssh.misc import ChannelOpenError, DisconnectError, PermissionDenied, ProtocolError
 from asyncssh.public_key import CERT_TYPE_USER
 
 from proxyd import metrics
 from proxyd.access import Wanted
-from proxyd.errors import ClientError
+from proxyd.errors import ClientError, ProtocolBroken
 from proxyd.host import in_trio
-from proxyd.protocols.ssh.channel import RelayChannel
+from proxyd.protocols.ssh.channel import LEAST_PACKET, RelayChannel
 from proxyd.protocols.ssh.relay import FORWARD_REQUESTS, MAX_CHANNELS, Relay, global_request
 from proxyd.protocols.ssh.transport import Hardened
-from proxyd.protocols.ssh.wire import Reader, WireError
+from proxyd.protocols.ssh.wire import Reader, WireError, printable
 from proxyd.session import Login
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from asyncssh.packet import SSHPacket
 
     from proxyd.access import Access
@@ -63,6 +73,12 @@ KEXINIT_WAIT_S = 0.2
 MAX_FAILURES = 12
 """Failed attempts of one connection: six passwords as OpenSSH allows, and an agent with as many keys."""
 
+MAX_TRIES = 64
+"""Requests of one login, with the questions whether a key would do; what is given up before its answer counts, too."""
+
+WEAK_SIGNATURES = frozenset({b"ssh-rsa", b"ssh-dss"})
+"""Signatures over SHA-1, which OpenSSH has not taken since 8.8; RSA keys sign with SHA-2 for every client since 2018."""
+
 NOTHING_HELPS = frozenset({"an account"})
 """What is missing when no factor can log the user in any more: nobody can show it, so the login never succeeds."""
 
@@ -74,7 +90,18 @@ _EXTENSION_OF = {
     "remote-forward": "permit-port-forwarding",
     "agent": "permit-agent-forwarding",
     "x11": "permit-X11-forwarding",
+    "terminal": "permit-pty",
 }
+# What asyncssh ends a connection with when the client's bytes make no sense, or can lead to no keys (RFC 4253, 11.1).
+_BROKEN = frozenset(
+    {
+        DISC_PROTOCOL_ERROR,
+        DISC_KEY_EXCHANGE_FAILED,
+        DISC_MAC_ERROR,
+        DISC_COMPRESSION_ERROR,
+        DISC_PROTOCOL_VERSION_NOT_SUPPORTED,
+    }
+)
 _PLAIN_CHANNELS = frozenset({"shell", "exec", "sftp"})
 
 
@@ -141,12 +168,15 @@ class FrontConnection(Hardened, SSHServerConnection):
         self.done: tuple[str, ...] = ()
         self.missing: frozenset[str] = frozenset()
         self.failures = 0
+        self.tries = 0
+        self.when_left: Callable[[], None] | None = None
         self.proved = trio.Event()
         self.left = trio.Event()
         self.login: Login | None = None
         self.relay: Relay | None = None
         self.lobby: Lobby | None = None
         self.cause: Exception | None = None
+        self._took_leave = False
         self._allowed: frozenset[str] | None = None
         self._presented: frozenset[str] | None = None
         self._admission: asyncio.Future[None] | None = None
@@ -171,6 +201,8 @@ class FrontConnection(Hardened, SSHServerConnection):
             self._admission.cancel()
         if self.relay is not None:
             self.relay.client_gone()
+        if self.when_left is not None:
+            self.when_left()
         self.left.set()
         self.proved.set()
 
@@ -209,6 +241,17 @@ class FrontConnection(Hardened, SSHServerConnection):
 
     # ------------------------------------------------------------------ rule 2: factors
 
+    def _process_userauth_request(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> Any:
+        """Count the request, then judge it; one that follows too soon takes the place of the one before."""
+        self._count_try()
+        return super()._process_userauth_request(_pkttype, _pktid, packet)
+
+    def _count_try(self) -> None:
+        self.tries += 1
+        if self.tries > MAX_TRIES:
+            self.failures += 1
+            raise PermissionDenied("Too many authentication requests")
+
     async def reload_config(self) -> None:
         """Nothing: asyncssh would read its options again, in a thread, for each login."""
 
@@ -235,6 +278,8 @@ class FrontConnection(Hardened, SSHServerConnection):
     async def validate_public_key(self, username: str, key_data: bytes, msg: bytes, signature: bytes) -> bool:
         """Check a public key or a user certificate, and its signature where there is one (RFC 4252, 7)."""
         self._presented = None
+        if msg and _signature_algorithm(signature) in WEAK_SIGNATURES:
+            return False
         valid = "publickey" in self.missing and await super().validate_public_key(
             username, key_data, msg, signature
         )
@@ -297,6 +342,7 @@ class FrontConnection(Hardened, SSHServerConnection):
 
     async def validate_kbdint_response(self, username: str, responses: Any) -> Any:
         """Check an answer; go on to the one-time code in the same exchange when that is what is missing."""
+        self._count_try()
         if len(responses) != 1:
             return False
         if "password" in self.missing:
@@ -350,12 +396,13 @@ class FrontConnection(Hardened, SSHServerConnection):
         try:
             await self._admission
         except asyncio.CancelledError:
-            self.abort()
+            if self._transport is not None:  # a goodbye under way is to be read
+                self.abort()
             raise
         await super().send_userauth_success()
 
     def _client(self) -> str:
-        return self._client_version.decode("ascii", "replace")
+        return printable(self._client_version.decode("ascii", "replace"))
 
     def admit(self, relay: Relay | None) -> None:
         """Tell the client it is in; `relay` carries the session, None while no target is chosen."""
@@ -370,21 +417,20 @@ class FrontConnection(Hardened, SSHServerConnection):
         kind = packet.get_string().decode("ascii", "replace")
         channel, window, size = packet.get_uint32(), packet.get_uint32(), packet.get_uint32()
         body = packet.get_remaining_payload()
-        if len(self._channels) >= MAX_CHANNELS:
-            self.send_channel_open_failure(
-                channel, asyncssh.OPEN_RESOURCE_SHORTAGE, f"More than {MAX_CHANNELS} channels at once", ""
-            )
-            return
         try:
+            if len(self._channels) >= MAX_CHANNELS:
+                raise ChannelOpenError(OPEN_RESOURCE_SHORTAGE, f"More than {MAX_CHANNELS} channels at once")  # noqa: TRY301 - one answer for all
+            if size < LEAST_PACKET:
+                raise ChannelOpenError(OPEN_RESOURCE_SHORTAGE, f"Packets of less than {LEAST_PACKET} bytes")  # noqa: TRY301
             if self.relay is not None:
                 near = RelayChannel(self, self.relay.new_line(kind), near=True)
                 near.line.near = near
                 near.process_open(
-                    channel, window, max(size, 1), cast("Any", self.relay.join(near, kind, body))
+                    channel, window, size, cast("Any", self.relay.join(near, kind, body))
                 )
             elif self.lobby is not None:
                 half, opening = self.lobby.open(kind, body)
-                half.process_open(channel, window, max(size, 1), opening)
+                half.process_open(channel, window, size, opening)
             else:
                 raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "Not now")  # noqa: TRY301 - one answer for both
         except ChannelOpenError as error:
@@ -393,16 +439,20 @@ class FrontConnection(Hardened, SSHServerConnection):
     def _process_global_request(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
         """Relay forwards, answer keepalives, refuse the rest; answers keep the order of the requests."""
         name, wants_reply, body = global_request(packet)
+        if len(self._global_waiting) >= MAX_GLOBAL_REQUESTS:
+            raise ProtocolError("Too many global requests at once")
+        relay = self.relay
+        passes = name in FORWARD_REQUESTS and relay is not None and relay.judge_global(name, body)
+        if not wants_reply:
+            if passes and relay is not None:
+                relay.tell_target(name, body)
+            return
         answer: asyncio.Future[bytes | None]
-        if name in FORWARD_REQUESTS and self.relay is not None:
-            answer = asyncio.ensure_future(self.relay.ask_target(name, body))
+        if passes and relay is not None:
+            answer = asyncio.ensure_future(relay.ask_target(name, body))
         else:
             answer = self._loop.create_future()
             answer.set_result(b"" if name == "keepalive@openssh.com" else None)
-        if not wants_reply:
-            return
-        if len(self._global_waiting) >= MAX_GLOBAL_REQUESTS:
-            raise ProtocolError("Too many global requests at once")
         self._global_waiting.append(answer)
         answer.add_done_callback(self._answer_global)
 
@@ -416,13 +466,33 @@ class FrontConnection(Hardened, SSHServerConnection):
             else:
                 self.send_packet(MSG_REQUEST_SUCCESS, result)
 
+    # ------------------------------------------------------------------ how it ends
+
+    def _process_disconnect(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
+        """Note that the client took its leave: whatever code it gives, it has broken nothing."""
+        super()._process_disconnect(_pkttype, _pktid, packet)
+        self._took_leave = True
+
+    def why_left(self) -> ClientError:
+        """Give what ended the connection before its login did; ProtocolBroken when the client sent nonsense."""
+        cause = self.cause
+        if isinstance(cause, DisconnectError) and cause.code in _BROKEN and not self._took_leave:
+            return ProtocolBroken(printable(str(cause)))
+        return ClientError(printable(str(cause)) if cause else "The client left before its login was over.")
+
     _packet_handlers = {  # noqa: RUF012 - asyncssh's class attribute
         **SSHServerConnection._packet_handlers,
         MSG_KEXINIT: _process_kexinit,
+        MSG_DISCONNECT: _process_disconnect,
         MSG_CHANNEL_OPEN: _process_channel_open,
         MSG_GLOBAL_REQUEST: _process_global_request,
+        MSG_USERAUTH_REQUEST: _process_userauth_request,
     }
 
-    def why_left(self) -> ClientError:
-        """Give what ended the connection before its login did."""
-        return ClientError(str(self.cause) if self.cause else "The client left before its login was over.")
+
+def _signature_algorithm(signature: bytes) -> bytes:
+    """Give the algorithm a signature names (RFC 4253, 6.6); empty when it names none."""
+    try:
+        return Reader(signature).string()
+    except WireError:
+        return b""

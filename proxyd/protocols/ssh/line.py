@@ -4,6 +4,7 @@ Rule 1: client input passes the gate, goes on the tape, and only then to the tar
         and only then to the client.
 Rule 2: a terminal or a command is recorded byte for byte; a file transfer as events; a forward as its ends and sizes.
 Rule 3: a transfer or a forward that lost bytes at a closed gate is closed when the gate opens: half a stream is a lie.
+Rule 4: a channel runs one thing, as RFC 4254, 6.5 has it: what is recorded of it is judged once, by what it runs.
 """
 
 from __future__ import annotations
@@ -28,8 +29,16 @@ from proxyd.recorder.record import Kind
 if TYPE_CHECKING:
     from proxyd.protocols.ssh.relay import Relay
 
-REFUSED_BY_GATE = frozenset({"shell", "exec", "subsystem", "signal", "break", "env", "x11-req"})
-"""Requests that act on the target; a window size does not, and a blocked user may still resize."""
+UNREAD_NOTICES = 64 * 1024
+"""Bytes a client may leave unread on a channel before it is told nothing more there: each refused request tells."""
+
+RESIZE_BYTES = 16  # RFC 4254, 6.7: a longer one would carry a message past a closed gate
+
+ONE_THING = "This channel runs a command already."
+NOT_A_SESSION = "Only a session takes requests."
+MALFORMED = "The request is malformed."
+NO_TERMINAL = "Your certificate does not allow a terminal."
+TRANSFERS_ONLY = "Your grant allows file transfers only, and this is none."
 
 _STARTERS = {"shell": "shell", "exec": "exec", "subsystem": "exec"}
 _NEEDS = {"x11-req": "x11", "auth-agent-req@openssh.com": "agent"}
@@ -53,6 +62,8 @@ class Line:
         self.output_bytes = 0
         self._cut_bytes = 0
         self._eof_held = False
+        self._runs = False
+        self._transfers_only = False
         self._closed = 0
         self._status: int | None = None
         self._watch: transfers.Watch | None = None
@@ -137,6 +148,16 @@ class Line:
             self._terminal_input(watch.held_input)
         if watch.held_output:
             self._terminal_output(watch.held_output, None)
+        self._pretended()
+
+    def _pretended(self) -> None:
+        """Close what is no transfer, where nothing else is granted; the bytes that gave it away go nowhere."""
+        if not self._transfers_only:
+            return
+        self.tell(TRANSFERS_ONLY)
+        if self.far is not None:
+            self.far.abort()
+        self.near.close()
 
     def _forward_input(self, data: bytes) -> None:
         self._sniff(data, from_client=True)
@@ -169,48 +190,70 @@ class Line:
         loop = half._loop
         if name == _KEEPALIVE:
             return settled(loop, granted=False)
-        if half.near and (refusal := self._refusal(name, body)):
+        fields = _request(name, body)
+        if half.near and (refusal := self._refusal(name, body, fields)):
             self.tape.add(
-                Kind.REQUEST,
-                {"name": name, "side": "client", "refused": refusal, **_request(name, body)},
-                self.number,
+                Kind.REQUEST, {"name": name, "side": "client", "refused": refusal, **fields}, self.number
             )
             self.gate.refused_requests += self.gate.closed
             self.tell(refusal)
             return settled(loop, granted=False)
-        self._note_request(half, name, body)
+        self._note_request(half, name, body, fields)
         other = half.other
         if other is None:
             return settled(loop, granted=False)
-        return other.ask(name, body, wants_reply=wants_reply)
+        answer = other.ask(name, body, wants_reply=wants_reply)
+        if half.near and name in _STARTERS:
+            self._runs = True
+            answer.add_done_callback(self._start_answered)
+        return answer
 
-    def _refusal(self, name: str, body: bytes) -> str:
+    def _start_answered(self, answer: asyncio.Future[bool]) -> None:
+        """Forget a start the target has refused: PuTTY goes on to ask for the next best thing (rule 4)."""
+        if answer.cancelled() or answer.exception() is not None or not answer.result():
+            self._runs = self._transfers_only = False
+            self._watch = None
+            self._record_input, self._record_output = self._terminal_input, self._terminal_output
+
+    def _refusal(self, name: str, body: bytes, fields: dict[str, Any]) -> str:
         """Give the sentence a client's request is refused with; empty when it may pass."""
-        if self.gate.closed and name in REFUSED_BY_GATE:
+        if self.gate.closed and not (name == "window-change" and len(body) == RESIZE_BYTES):
             return REVOKED
+        if self.kind != "session":
+            return NOT_A_SESSION
+        if "malformed" in fields:
+            return MALFORMED
+        if self._runs and name in _STARTERS:
+            return ONE_THING
+        if name == "pty-req" and not self.relay.may_have_terminal:
+            return NO_TERMINAL
+        return self._missing_grant(name, fields)
+
+    def _missing_grant(self, name: str, fields: dict[str, Any]) -> str:
         needed = _STARTERS.get(name) or _NEEDS.get(name)
-        if name == "subsystem" and _request(name, body).get("subsystem") == "sftp":
+        if name == "subsystem" and fields.get("subsystem") == "sftp":
             needed = "sftp"
         if needed == "exec" and "exec" not in self.relay.channels and "sftp" in self.relay.channels:
-            needed = self._needed_by_command(name, body)
+            needed = self._needed_by_command(name, fields)
+        if name in _NEEDS and needed in self.relay.channels:
+            self.relay.asked.add(_NEEDS[name])
         if needed and needed not in self.relay.channels:
             allowed = ", ".join(sorted(self.relay.channels)) or "nothing"
             return f"Your grant on {self.relay.session.target} allows {allowed}, but not {needed}."
         return ""
 
-    def _needed_by_command(self, name: str, body: bytes) -> str:
+    def _needed_by_command(self, name: str, fields: dict[str, Any]) -> str:
         """Tell what an exec needs: file transfers by scp or rsync come with `sftp`."""
-        command = _request(name, body).get("command", b"")
+        command = fields.get("command", b"")
         if name == "exec" and isinstance(command, bytes):
             classified = transfers.classify("exec", command, self.emit)
             if classified.watch is not None:
                 return "sftp"
         return "exec"
 
-    def _note_request(self, half: RelayChannel, name: str, body: bytes) -> None:
-        fields = _request(name, body)
+    def _note_request(self, half: RelayChannel, name: str, body: bytes, fields: dict[str, Any]) -> None:
         side = "client" if half.near else "target"
-        if name == "window-change":
+        if name == "window-change" and len(body) == RESIZE_BYTES:
             self.relay.resized(self, *_size(window_change, body))
             return
         if name == "exit-status" and "status" in fields:
@@ -246,6 +289,7 @@ class Line:
         if classified.watch is None:
             return
         self._watch = classified.watch
+        self._transfers_only = "exec" not in self.relay.channels
         if self.relay.session.permit.target.file_bodies:
             self._record_input, self._record_output = self._both_input, self._both_output
         else:
@@ -255,11 +299,15 @@ class Line:
         self._terminal_input(data)
         if self._watch is not None:
             self._watch.from_client(data)
+            if self._watch.broken:
+                self._pretended()
 
     def _both_output(self, data: bytes, datatype: int | None) -> None:
         self._terminal_output(data, datatype)
         if self._watch is not None and datatype is None:
             self._watch.from_target(data)
+            if self._watch.broken:
+                self._pretended()
 
     # ------------------------------------------------------------------ start and end
 
@@ -277,8 +325,21 @@ class Line:
         if half.other is not None:
             half.other.write_eof()
 
+    def throw_away(self) -> int:
+        """Throw away what waits for the target's window at a gate that has shut; give how many bytes."""
+        if self.far is None:
+            return 0
+        dropped = self.far.discard()
+        self.passed_bytes -= dropped
+        if not self.interactive:
+            self._cut_bytes += dropped
+        self._eof_held = self.far.take_back_eof() or self._eof_held
+        return dropped
+
     def gate_opened(self) -> None:
-        """Go on, or close what can't (rule 3)."""
+        """Refuse what came while it was shut and still waits, then go on, or close what can't (rule 3)."""
+        if waiting := self.near.take_waiting():
+            self._refuse(waiting)
         if self._cut_bytes:
             self.tell("The transfer was cut by the block")
             self.close()
@@ -331,6 +392,8 @@ class Line:
         """Show the user one line on this channel; forwards have nowhere to show it."""
         if self.kind != "session" or not self.near.is_open():
             return
+        if self.near.get_write_buffer_size() > UNREAD_NOTICES:
+            return
         self.tape.add(Kind.NOTICE, text, self.number)
         if self.pty:
             self.near.write(f"\r\n{text}\r\n".encode())
@@ -354,7 +417,7 @@ def _described(describe: Any, name: str, body: bytes) -> dict[str, Any]:
     try:
         fields: dict[str, Any] = describe(name, body)
     except WireError:
-        return {"malformed": True}
+        return {"malformed": True, "rest": body}
     return fields
 
 

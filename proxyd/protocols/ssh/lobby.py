@@ -4,6 +4,7 @@ Rule 1: nothing here is a session yet; a session begins with the permit, as for 
 Rule 2: the menu shows what the user may reach, and nothing of what they may not.
 Rule 3: the inner connection of `ssh -J` is another client, already proved by the outer one; it shows a host
         certificate of the proxy's own CA for the target's name.
+Rule 4: a connection becomes one session, by one menu, or carries those of `ssh -J`; never both.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ MAX_LINE = 128
 MAX_HELD = 64
 """Requests the menu keeps for the target: a terminal, its variables, a shell."""
 
+UNREAD_MENU = 64 * 1024
+"""Bytes a client may leave unread at the menu before it is left: every key makes us write the line again."""
+
 CERTIFICATE_S = 3600
 """Seconds a host certificate for `ssh -J` is good for; it is made anew for every connection."""
 
@@ -52,6 +56,7 @@ class Menu:
         self.lobby = lobby
         self.near: RelayChannel
         self.pty = False
+        self.shown = False  # a menu, or why there is none
         self.held: list[tuple[str, bytes]] = []
         self._choices: list[Permit] = []
         self._typed = ""
@@ -64,11 +69,15 @@ class Menu:
             self.pty = self.pty or name == "pty-req"
             self.held.append((name, body))
             return settled(loop, granted=True)
+        if self.shown:
+            return settled(loop, granted=False)
         if name == "shell" and self.pty:
+            self.shown = True
             self.held.append((name, body))
             loop.call_soon(self._show)
             return settled(loop, granted=True)
         if name in ("shell", "exec", "subsystem"):
+            self.shown = True
             loop.call_soon(self._leave, NO_TARGET.format(user=self.lobby.front.user))
             return settled(loop, granted=True)
         return settled(loop, granted=False)
@@ -93,6 +102,9 @@ class Menu:
 
     def from_client(self, data: bytes, datatype: int | None) -> None:  # noqa: ARG002 - clients send no extended data
         """Edit the answer: printable characters, backspace, ^U, Enter; ^C and ^D leave."""
+        if self.near.get_write_buffer_size() > UNREAD_MENU:
+            self.near.abort()
+            return
         text = data.decode("utf-8", "ignore")
         for at, character in enumerate(text):
             if character in "\r\n":
@@ -130,8 +142,10 @@ class Menu:
             self.near.write(f"\r\n{text}\r\n{self._prompt()}".encode())
             return
         self.near.write(b"\r\n")
+        if not self.lobby.chose(named[0], self):
+            self._leave("This connection has its session already; open another one.")
+            return
         self.near.pause_reading()
-        self.lobby.chose(named[0], self)
 
     def _leave(self, text: str) -> None:
         if text and self.pty:
@@ -165,6 +179,7 @@ class Lobby:
         self.front = front
         self.picked = trio.Event()
         self.permit: Permit | None = None
+        self.inners = 0
         self._menu: Menu | None = None
         self._start_inner = inner
 
@@ -182,10 +197,13 @@ class Lobby:
             return self._jump(body)
         raise ChannelOpenError(OPEN_UNKNOWN_CHANNEL_TYPE, "No target is chosen yet")
 
-    def chose(self, permit: Permit, menu: Menu) -> None:
-        """Take the menu's choice."""
+    def chose(self, permit: Permit, menu: Menu) -> bool:
+        """Take the menu's choice, unless another was first (rule 4)."""
+        if self.picked.is_set() or self.inners:
+            return False
         self.permit, self._menu = permit, menu
         self.picked.set()
+        return True
 
     # ------------------------------------------------------------------ the chosen terminal becomes a line
 
@@ -197,10 +215,18 @@ class Lobby:
         near = menu.near
         line = relay.new_line("session")
         near.become(line)
-        await relay.join(near, "session", b"")
-        answers = [line.request(near, name, body, True) for name, body in menu.held]
-        granted = [await answer for answer in answers]
-        if granted[-1]:
+        try:
+            await relay.join(near, "session", b"")
+        except ChannelOpenError as error:
+            near.write(f"{relay.session.target} refused: {error.reason}\r\n".encode())
+            near.close()
+            return
+        answers = [(name, line.request(near, name, body, True)) for name, body in menu.held]
+        for _, answer in answers:
+            answer.add_done_callback(_granted)  # nobody else looks at what the others end with
+        started = next(answer for name, answer in answers if name == "shell")
+        await asyncio.wait([started])
+        if _granted(started):
             if menu.ahead:
                 line.from_client(menu.ahead, None)
             line.started()
@@ -215,6 +241,8 @@ class Lobby:
             wanted = describe_open("direct-tcpip", body)
         except WireError:
             raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "Malformed request") from None
+        if self.picked.is_set():
+            raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "This connection has its session already")
         permit = self._permit_for(wanted["host"], wanted["port"])
         channel = self.front.create_tcp_channel(None, "strict", WINDOW, PACKET)
         channel.set_inbound_peer_names(
@@ -244,8 +272,14 @@ class Lobby:
         inner.prepare(
             self.front.core, self.front.ip, carried=self.front.login, destination=permit.target.name
         )
+        if self.picked.is_set():
+            raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "This connection has its session already")
         self._start_inner(inner)
         return inner
+
+
+def _granted(answer: asyncio.Future[bool]) -> bool:
+    return not answer.cancelled() and answer.exception() is None and answer.result()
 
 
 async def _ready(channel: RelayChannel) -> RelayChannel:

@@ -4,6 +4,7 @@ Rule 1: whatever one side opens, the other is asked for the same, with the same 
         `NEEDS` and nowhere else.
 Rule 2: `settle` throws away what has not left, then asks the target for a sign that it has all the rest.
 Rule 3: `part` says goodbye both ways: a line in every terminal, and the disconnect text if that never gets through.
+Rule 4: a target opens channels to the client only for what the client has asked for, and none while the gate is shut.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from asyncssh.misc import ChannelOpenError
 
 from proxyd.gate import REVOKED, Settled
 from proxyd.protocols.ssh.channel import RelayChannel
-from proxyd.protocols.ssh.line import Line
-from proxyd.protocols.ssh.wire import WireError, describe_global
+from proxyd.protocols.ssh.line import MALFORMED, Line
+from proxyd.protocols.ssh.wire import WireError, describe_global, printable
 from proxyd.recorder.record import Kind
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ TOLD_S = 5.0
 
 SETTLE_S = 1.0
 """Seconds a block waits for the target's sign before it reports `settled: false`."""
+
+UNASKED = "Nobody has asked for it"
 
 NEEDS = {
     "session": "",  # judged request by request
@@ -76,6 +79,8 @@ class Relay:
         self.ssh_in_forward = False
         allowed = session.login_record.allowed
         self.channels = session.permit.channels if allowed is None else session.permit.channels & allowed
+        self.may_have_terminal = allowed is None or "terminal" in allowed
+        self.asked: set[str] = set()  # of remote-forward, agent, x11: what the client has asked for
         self._lines: dict[int, Line] = {}
         self._numbers = 0
         self._passed_by_ended = 0
@@ -87,10 +92,7 @@ class Relay:
     def new_line(self, kind: str) -> Line:
         """Start a line with the next number on the tape."""
         self._numbers += 1
-        line = Line(self, self._numbers, kind)
-        self._lines[line.number] = line
-        self._quiet = trio.Event()
-        return line
+        return Line(self, self._numbers, kind)
 
     async def told(self) -> None:
         """Wait until every line has put its end on the tape, at most TOLD_S."""
@@ -111,17 +113,16 @@ class Relay:
             self._pair(line, opener, other)
             line.open_record(body)
             await other.open_as(kind, body)
+            self._judge_again(opener, other)
         except ChannelOpenError as error:
             self._forget(line)
-            self.session.tape.add(
-                Kind.CHANNEL, {"event": "refused", "type": kind, "reason": error.reason}, line.number
-            )
-            raise
+            self._note_refused(line, error.reason)
+            raise ChannelOpenError(error.code, printable(error.reason)) from None
         except Exception as error:  # a bug here must cost one channel, not the connection
             self._forget(line)
             raise ChannelOpenError(OPEN_CONNECT_FAILED, "The channel could not be opened") from error
-        if opener.get_connection_or_none() is None:
-            other.close()
+        if opener.get_connection_or_none() is None:  # who asked has gone meanwhile
+            line.half_closed(opener)
         if self._held:
             line.near.hold(held=True)
             other.hold(held=True)
@@ -130,16 +131,27 @@ class Relay:
             front_loop.call_soon(line.started)
         return opener
 
-    @staticmethod
-    def _pair(line: Line, opener: RelayChannel, other: RelayChannel) -> None:
+    def _pair(self, line: Line, opener: RelayChannel, other: RelayChannel) -> None:
         opener.other, other.other = other, opener
         line.near, line.far = (opener, other) if opener.near else (other, opener)
+        self._lines[line.number] = line
+        self._quiet = trio.Event()
+
+    def _note_refused(self, line: Line, reason: str) -> None:
+        refused = {"event": "refused", "type": printable(line.kind), "reason": printable(reason)}
+        self.session.tape.add(Kind.CHANNEL, refused, line.number)
+
+    def _judge_again(self, opener: RelayChannel, other: RelayChannel) -> None:
+        """Tell the target nothing of a channel it has opened to a client that was blocked meanwhile."""
+        if self.session.gate.closed and not opener.near:
+            other.close()
+            raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, REVOKED)
 
     def _judge(self, kind: str, *, near: bool) -> None:
         if kind not in (FROM_CLIENT if near else FROM_TARGET):
             raise ChannelOpenError(OPEN_UNKNOWN_CHANNEL_TYPE, "Unknown channel type")
-        if near and self.session.gate.closed:
-            self.session.gate.refused_requests += 1
+        if self.session.gate.closed:
+            self.session.gate.refused_requests += near
             raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, REVOKED)
         needed = NEEDS[kind]
         if needed and needed not in self.channels:
@@ -147,7 +159,9 @@ class Relay:
                 OPEN_ADMINISTRATIVELY_PROHIBITED,
                 f"Your grant on {self.session.target} does not allow {needed}.",
             )
-        if len(self._lines) > MAX_CHANNELS:
+        if not near and needed not in self.asked:
+            raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, UNASKED)
+        if len(self._lines) >= MAX_CHANNELS:
             raise ChannelOpenError(OPEN_RESOURCE_SHORTAGE, f"More than {MAX_CHANNELS} channels at once")
 
     def line_ended(self, line: Line) -> None:
@@ -166,24 +180,32 @@ class Relay:
 
     # ------------------------------------------------------------------ global requests
 
-    async def ask_target(self, name: str, body: bytes) -> bytes | None:
-        """Relay a client's global request for a forward; give the target's answer, None when it refused."""
+    def judge_global(self, name: str, body: bytes) -> bool:
+        """Record a client's global request for a forward, and tell whether it may pass."""
         fields: dict[str, Any]
         try:
             fields = describe_global(name, body)
         except WireError:
-            return None
+            fields, refused = {"rest": body}, MALFORMED
+        else:
+            refused = self._global_refusal(name)
         record = {"name": name, "side": "client", **fields}
-        refused = self._global_refusal(name)
-        if refused:
-            self.session.tape.add(Kind.REQUEST, {**record, "refused": refused})
-            return None
-        self.session.tape.add(Kind.REQUEST, record)
+        self.session.tape.add(Kind.REQUEST, {**record, "refused": refused} if refused else record)
+        if not refused:
+            self.asked.add("remote-forward")
+        return not refused
+
+    async def ask_target(self, name: str, body: bytes) -> bytes | None:
+        """Relay a client's global request; give the target's answer, None when it refused."""
         pkttype, packet = await self.back._make_global_request(name.encode("ascii"), body)
         if pkttype != MSG_REQUEST_SUCCESS:
             return None
         answer: bytes = packet.get_remaining_payload()
         return answer
+
+    def tell_target(self, name: str, body: bytes) -> None:
+        """Relay a client's global request that wants no answer."""
+        self.back._send_global_request(name.encode("ascii"), body)
 
     def _global_refusal(self, name: str) -> str:
         if self.session.gate.closed and not name.startswith("cancel-"):
@@ -205,10 +227,8 @@ class Relay:
     async def settle(self) -> Settled:
         """Throw away input that waits for the target's window; wait for the target's sign about the rest (rule 2)."""
         discarded = 0
-        for line in self._lines.values():
-            if line.far is not None:
-                discarded += (dropped := line.far.discard())
-                line.passed_bytes -= dropped
+        for line in list(self._lines.values()):
+            discarded += line.throw_away()
         passed = self._passed_by_ended + sum(line.passed_bytes for line in self._lines.values())
         confirmed = await self.back.confirmed(SETTLE_S)
         self.session.tape.add(
@@ -222,17 +242,19 @@ class Relay:
         """Stop, or resume, reading on every line, both ways."""
         self._held = held
         for line in list(self._lines.values()):
-            line.near.hold(held)
-            if line.far is not None:
-                line.far.hold(held)
+            for half in (line.near, line.far):
+                if half is not None and self._held is held:  # what a half had kept may press the tape again
+                    half.hold(held)
 
     def part(self, text: str) -> None:
         """Say goodbye to the client, and leave the target (rule 3)."""
-        for line in list(self._lines.values()):
-            line.part(text)
-        self.front.say_goodbye(DISC_BY_APPLICATION, text)
-        self.back.abort()
-        self.over.set()
+        try:
+            for line in list(self._lines.values()):
+                line.part(text)
+        finally:
+            self.front.say_goodbye(DISC_BY_APPLICATION, text)
+            self.back.abort()
+            self.over.set()
 
     # ------------------------------------------------------------------ ends from either side
 

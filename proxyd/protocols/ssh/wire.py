@@ -10,10 +10,15 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-MAX_STRING = 256 * 1024
-"""No string of a request is longer than one packet."""
+_COOKIE = re.compile(rb"[0-9A-Fa-f]{0,64}")
+"""The cookie of `x11-req` is hex, 32 digits of it; anything else is somebody's message, and no secret of the display."""
 
-_SECRET_NAME = re.compile(rb"PASS|SECRET|TOKEN|KEY|CREDENTIAL", re.IGNORECASE)
+_NO_MODES = (b"", b"\0")
+_RESERVED = (b"", b"\0\0\0\0", bytes(8))  # of streamlocal opens: an empty string, and a zero
+
+
+MAX_SAID = 200
+"""Characters of what a peer says that are passed on to people."""
 
 
 class WireError(ValueError):
@@ -56,9 +61,13 @@ class Reader:
         """Read a string as text; what is not UTF-8 is shown escaped."""
         return self.string().decode("utf-8", "backslashreplace")
 
+    def left(self) -> int:
+        """Count what is left."""
+        return len(self._data) - self._at
+
     def rest(self) -> bytes:
         """Give what is left."""
-        return self.take(len(self._data) - self._at)
+        return self.take(self.left())
 
 
 def string(value: bytes) -> bytes:
@@ -69,6 +78,11 @@ def string(value: bytes) -> bytes:
 def uint32(value: int) -> bytes:
     """Pack a uint32."""
     return struct.pack(">I", value)
+
+
+def printable(text: str) -> str:
+    """Give what a peer says fit for a terminal and a log: one line, no escapes, bounded."""
+    return "".join(c if c.isprintable() else " " for c in text[:MAX_SAID])
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +109,28 @@ def window_change(body: bytes) -> tuple[int, int]:
 def describe_request(name: str, body: bytes) -> dict[str, Any]:
     """Give the fields of a channel request (RFC 4254, 6) that belong on the tape; raises WireError.
 
-    The cookie of `x11-req` and the values of variables whose name says secret are left out.
+    What no field names is in `rest`: nothing passes unseen, but the cookie of `x11-req`, the key to a display.
     """
     reader = Reader(body)
+    fields = _request_fields(name, reader)
+    if rest := reader.rest():
+        fields["rest"] = rest
+    return fields
+
+
+def _request_fields(name: str, reader: Reader) -> dict[str, Any]:
     match name:
         case "pty-req":
-            pty = pty_request(body)
-            return {"term": pty.term, "columns": pty.columns, "rows": pty.rows}
+            fields = {"term": reader.text(), "columns": reader.uint32(), "rows": reader.uint32()}
+            reader.take(8)  # the size in pixels
+            modes = reader.string()
+            return fields if modes in _NO_MODES else {**fields, "modes": modes}
         case "exec":
             return {"command": reader.string()}
         case "subsystem":
             return {"subsystem": reader.text()}
         case "env":
-            variable = reader.string()
-            hidden = _SECRET_NAME.search(variable) is not None
-            value = "(not recorded)" if hidden else reader.text()
-            return {"variable": variable.decode("utf-8", "backslashreplace"), "value": value}
+            return {"variable": reader.text(), "value": reader.text()}
         case "signal":
             return {"signal": reader.text()}
         case "break":
@@ -118,17 +138,42 @@ def describe_request(name: str, body: bytes) -> dict[str, Any]:
         case "exit-status":
             return {"status": reader.uint32()}
         case "exit-signal":
-            return {"signal": reader.text(), "core_dumped": reader.boolean(), "message": reader.text()}
+            fields = {"signal": reader.text(), "core_dumped": reader.boolean(), "message": reader.text()}
+            if reader.left():
+                reader.string()  # the language
+            return fields
         case "window-change":
-            columns, rows = window_change(body)
-            return {"columns": columns, "rows": rows}
+            fields = {"columns": reader.uint32(), "rows": reader.uint32()}
+            reader.take(8)  # the size in pixels
+            return fields
+        case "x11-req":
+            reader.boolean()
+            return _display(reader.string(), reader.string(), reader.uint32())
         case _:
             return {}
 
 
+def _display(protocol: bytes, cookie: bytes, screen: int) -> dict[str, Any]:
+    fields: dict[str, Any] = {} if protocol == b"MIT-MAGIC-COOKIE-1" else {"protocol": protocol}
+    if _COOKIE.fullmatch(cookie) is None:
+        fields["cookie"] = cookie
+    return {**fields, "screen": screen} if screen else fields
+
+
 def describe_open(kind: str, body: bytes) -> dict[str, Any]:
-    """Give the fields of a channel open (RFC 4254, 7.2; OpenSSH PROTOCOL, 2.4) for the tape; raises WireError."""
+    """Give the fields of a channel open (RFC 4254, 6.3 and 7.2; OpenSSH PROTOCOL, 2.4) for the tape.
+
+    What no field names is in `rest`. Raises WireError.
+    """
     reader = Reader(body)
+    fields = _open_fields(kind, reader)
+    rest = reader.rest()
+    if rest and not ("path" in fields and rest in _RESERVED):
+        fields["rest"] = rest
+    return fields
+
+
+def _open_fields(kind: str, reader: Reader) -> dict[str, Any]:
     match kind:
         case "direct-tcpip" | "forwarded-tcpip":
             return {
@@ -139,6 +184,8 @@ def describe_open(kind: str, body: bytes) -> dict[str, Any]:
             }
         case "direct-streamlocal@openssh.com" | "forwarded-streamlocal@openssh.com":
             return {"path": reader.text()}
+        case "x11":
+            return {"origin": reader.text(), "origin_port": reader.uint32()}
         case _:
             return {}
 

@@ -28,6 +28,7 @@ OVERRIDDEN = {
     (SSHConnection, "_force_close"): ("self", "exc"),
     (SSHConnection, "_send_kexinit"): ("self",),
     (SSHConnection, "_process_kexinit"): ("self", "_pkttype", "_pktid", "packet"),
+    (SSHConnection, "_process_disconnect"): ("self", "_pkttype", "_pktid", "packet"),
     (SSHConnection, "_process_channel_open"): ("self", "_pkttype", "_pktid", "packet"),
     (SSHConnection, "_process_global_request"): ("self", "_pkttype", "_pktid", "packet"),
     (SSHConnection, "_reset_keepalive_timer"): ("self",),

