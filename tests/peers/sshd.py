@@ -47,6 +47,7 @@ MaxAuthTries 100
 LoginGraceTime 60
 ClientAliveInterval 0
 Subsystem sftp internal-sftp
+SetEnv HOME={directory}/home
 LogLevel VERBOSE
 {extra}
 """
@@ -58,6 +59,7 @@ class Sshd:
     def __init__(self, directory: Path, *, extra: str = "", banner: str = "") -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
+        (directory / "home").mkdir(exist_ok=True)  # the shells' own start-up files are nobody's business here
         self.user = getpass.getuser()
         self.host_key = Key.generate(directory / "host_key")
         self.key = Key.generate(directory / "login_key")
