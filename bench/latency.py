@@ -15,6 +15,7 @@ import re
 import select
 import statistics
 import subprocess
+from collections.abc import Sequence
 from contextlib import ExitStack
 from time import perf_counter, sleep
 
@@ -44,25 +45,26 @@ TURN = 50  # echoes of one way before the next has its turn
 GAP_S = 0.005  # between two typed keys; with four ways taking turns, 20 ms between two of one way
 BLOCKS = 6  # parts of the run that percentiles are also given for: their spread says what the machine adds
 RAW = "stty raw -echo; echo READY; exec cat"
+SAME_EXCHANGE = "curve25519-sha256"  # OpenSSH prefers sntrup761, which costs more and which proxyd has not
 ECHO_ADDS_MS, P99_TO_JUMP, CONNECT_TO_DIRECT = 0.4, 1.5, 1.2
 QUIET_S = 0.2
 EXCHANGE = re.compile(r"kex: algorithm: (\S+)")
 
 
-def connects(rig: Rig) -> dict[str, list[float]]:
+def connects(rig: Rig, ways: Sequence[Way], *options: str) -> dict[str, list[float]]:
     """Milliseconds of `ssh -n peer true`, by way."""
-    took: dict[str, list[float]] = {way.name: [] for way in rig.ways}
-    for way in rig.ways:
-        once(way.ssh("true", "-n"))
-    for _, way in rounds(rig.ways, rig.pick(CONNECTS_QUICK, CONNECTS), rig):
-        took[way.name].append(once(way.ssh("true", "-n")) * 1e3)
+    took: dict[str, list[float]] = {way.name: [] for way in ways}
+    for way in ways:
+        once(way.ssh("true", "-n", *options))
+    for _, way in rounds(ways, rig.pick(CONNECTS_QUICK, CONNECTS), rig):
+        took[way.name].append(once(way.ssh("true", "-n", *options)) * 1e3)
     return took
 
 
-def exchange(way: Way) -> str:
+def exchange(way: Way, *options: str) -> str:
     """The key exchange a client and the far end of this way agree on: it is much of a login's cost."""
     said = subprocess.run(
-        way.ssh("true", "-n", "-o", "LogLevel=DEBUG1"),
+        way.ssh("true", "-n", "-o", "LogLevel=DEBUG1", *options),
         capture_output=True,
         text=True,
         timeout=RUN_S,
@@ -124,24 +126,32 @@ def blockwise(values: list[float], share: float) -> list[float]:
 def measure(rig: Rig) -> Report:
     """Logins and echoes, ways alternated."""
     report = Report("latency")
-    logins = connects(rig)
-    table = Table("login: ssh -n peer true, ms", ("way", "median", "least", "to direct", "key exchange"))
-    for way in rig.ways:
-        mine = logins[way.name]
-        row = [f"{statistics.median(mine):.0f}", f"{min(mine):.0f}", str(ratio(mine, logins[DIRECT]))]
-        table.rows.append([way.name, *row, exchange(way)])
-    report.tables.append(table)
-    report.promises.append(
-        Promise("login to direct", ratio(logins[PROXYD], logins[DIRECT]).median, CONNECT_TO_DIRECT)
-    )
-    report.data = {
-        "connect_ms": logins,
-        "connect_to_direct": plain({name: ratio(one, logins[DIRECT]) for name, one in logins.items()}),
-    }
+    _login(report, rig, "as the client chooses", rig.ways)
+    same = (
+        rig.way_direct,
+        rig.way_proxyd,
+    )  # what the client asks of its jump host, no option of its own says
+    _login(report, rig, f"{SAME_EXCHANGE} for both", same, "-o", f"KexAlgorithms={SAME_EXCHANGE}")
     _echo(report, "key after key", echoes(rig, rig.pick(ECHOES_QUICK, ECHOES), TURN, 0))
     _echo(report, "keys 20 ms apart", echoes(rig, rig.pick(TYPED_QUICK, TYPED), 1, GAP_S))
     report.notes.append(f"p99 to ssh -J: the median of the ratios of {BLOCKS} parts of the run")
     return report
+
+
+def _login(report: Report, rig: Rig, how: str, ways: Sequence[Way], *options: str) -> None:
+    logins = connects(rig, ways, *options)
+    table = Table(
+        f"login: ssh -n peer true, ms; {how}", ("way", "median", "least", "to direct", "key exchange")
+    )
+    for way in ways:
+        mine = logins[way.name]
+        row = [f"{statistics.median(mine):.0f}", f"{min(mine):.0f}", str(ratio(mine, logins[DIRECT]))]
+        table.rows.append([way.name, *row, exchange(way, *options)])
+    report.tables.append(table)
+    value = ratio(logins[PROXYD], logins[DIRECT]).median
+    report.promises.append(Promise(f"login to direct, {how}", value, CONNECT_TO_DIRECT))
+    to_direct = plain({name: ratio(one, logins[DIRECT]) for name, one in logins.items()})
+    report.data[f"login, {how}"] = {"ms": logins, "to_direct": to_direct}
 
 
 def _echo(report: Report, how: str, keys: dict[str, list[float]]) -> None:

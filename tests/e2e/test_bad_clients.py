@@ -65,6 +65,7 @@ def steady(lab: Lab, short: Path) -> Iterator[Lab]:
         assert bystander.stdout.readline() == b"undisturbed\n"
     assert "Traceback" not in lab.proxyd.log()
     assert "a bug" not in lab.proxyd.log()
+    assert "in trouble" not in lab.proxyd.log()
 
 
 def connect(lab: Lab) -> socket.socket:

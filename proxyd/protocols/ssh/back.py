@@ -70,7 +70,9 @@ class BackConnection(Hardened, SSHClientConnection):
             self.send_channel_open_failure(channel, asyncssh.OPEN_CONNECT_FAILED, "Nobody is there", "")
             return
         if len(self._channels) >= 2 * MAX_CHANNELS or size < LEAST_PACKET:
-            self.send_channel_open_failure(channel, asyncssh.OPEN_RESOURCE_SHORTAGE, "Not so many, or so small", "")
+            self.send_channel_open_failure(
+                channel, asyncssh.OPEN_RESOURCE_SHORTAGE, "Not so many, or so small", ""
+            )
             return
         try:
             far = RelayChannel(self, relay.new_line(kind), near=False)

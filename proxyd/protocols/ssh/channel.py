@@ -136,7 +136,9 @@ class RelayChannel(SSHChannel[bytes]):
             return
         self._recv_window -= len(data)
         if self._recv_paused:
-            self._recv_buf.append((data, None if self.near else datatype))  # what clients send is input, all of it
+            self._recv_buf.append(
+                (data, None if self.near else datatype)
+            )  # what clients send is input, all of it
             if len(self._recv_buf) % PIECES == 0:
                 self._join_pieces()
         else:

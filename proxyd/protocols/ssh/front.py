@@ -425,9 +425,7 @@ class FrontConnection(Hardened, SSHServerConnection):
             if self.relay is not None:
                 near = RelayChannel(self, self.relay.new_line(kind), near=True)
                 near.line.near = near
-                near.process_open(
-                    channel, window, size, cast("Any", self.relay.join(near, kind, body))
-                )
+                near.process_open(channel, window, size, cast("Any", self.relay.join(near, kind, body)))
             elif self.lobby is not None:
                 half, opening = self.lobby.open(kind, body)
                 half.process_open(channel, window, size, opening)

@@ -25,7 +25,7 @@ from asyncssh.constants import (
 from asyncssh.misc import ChannelOpenError
 
 from proxyd.protocols.ssh.channel import PACKET, WINDOW, RelayChannel, settled
-from proxyd.protocols.ssh.wire import WireError, describe_open
+from proxyd.protocols.ssh.wire import WireError, describe_open, printable
 
 if TYPE_CHECKING:
     from proxyd.access import Permit
@@ -242,7 +242,9 @@ class Lobby:
         except WireError:
             raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "Malformed request") from None
         if self.picked.is_set():
-            raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "This connection has its session already")
+            raise ChannelOpenError(
+                OPEN_ADMINISTRATIVELY_PROHIBITED, "This connection has its session already"
+            )
         permit = self._permit_for(wanted["host"], wanted["port"])
         channel = self.front.create_tcp_channel(None, "strict", WINDOW, PACKET)
         channel.set_inbound_peer_names(
@@ -258,7 +260,7 @@ class Lobby:
                 return permit
         raise ChannelOpenError(
             OPEN_ADMINISTRATIVELY_PROHIBITED,
-            f"You may not reach {host}:{port} through this proxy; ask for a grant.",
+            f"You may not reach {printable(host)}:{port} through this proxy; ask for a grant.",
         )
 
     async def _inner(self, permit: Permit, host: str) -> FrontConnection:
@@ -273,7 +275,9 @@ class Lobby:
             self.front.core, self.front.ip, carried=self.front.login, destination=permit.target.name
         )
         if self.picked.is_set():
-            raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "This connection has its session already")
+            raise ChannelOpenError(
+                OPEN_ADMINISTRATIVELY_PROHIBITED, "This connection has its session already"
+            )
         self._start_inner(inner)
         return inner
 

@@ -136,7 +136,9 @@ def cached(encryption: Encryption | None) -> Encryption | None:
 class Hardened(SSHConnection):
     """The mixin both links share; comes before SSHServerConnection or SSHClientConnection in the bases."""
 
-    transport_full = False  # channels may send nothing now: the peer does not read, or keys are being exchanged
+    transport_full = (
+        False  # channels may send nothing now: the peer does not read, or keys are being exchanged
+    )
     _unread = False
     _waiting_paused = False
     _received = 0

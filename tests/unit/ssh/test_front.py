@@ -64,7 +64,9 @@ class Speaker(SSHClientConnection):
         self.request(user, b"password", b"\0" + string(word.encode()))
 
     def answer(self, *words: str) -> None:
-        self.send_packet(MSG_USERAUTH_INFO_RESPONSE, uint32(len(words)), *(string(word.encode()) for word in words))
+        self.send_packet(
+            MSG_USERAUTH_INFO_RESPONSE, uint32(len(words)), *(string(word.encode()) for word in words)
+        )
 
     def sign(self, user: bytes, key: Any, algorithm: bytes, *, blob: bytes | None = None) -> None:
         """Send a public key request; `blob`: a signature made by hand."""
@@ -261,7 +263,10 @@ async def test_guesses_given_up_before_their_answer_count_too(tmp_path: Path) ->
 
 async def test_questions_and_unknown_methods_are_counted(tmp_path: Path) -> None:
     async with rigged(tmp_path) as rig:
-        for method, rest in ((b"none", b""), (b"publickey", b"\0" + string(b"ssh-ed25519") + string(rig.key.public_data))):
+        for method, rest in (
+            (b"none", b""),
+            (b"publickey", b"\0" + string(b"ssh-ed25519") + string(rig.key.public_data)),
+        ):
             client = await speaker(rig)
             for _ in range(500):
                 client.request(b"alice+web1", method, rest)
@@ -371,10 +376,16 @@ async def test_an_unknown_critical_option_refuses_a_certificate(tmp_path: Path) 
     [
         ("permit_pty", b"pty-req", string(b"xterm") + bytes(16) + string(b"")),
         ("permit_agent_forwarding", b"auth-agent-req@openssh.com", b""),
-        ("permit_x11_forwarding", b"x11-req", b"\0" + string(b"MIT-MAGIC-COOKIE-1") + string(b"00") + uint32(0)),
+        (
+            "permit_x11_forwarding",
+            b"x11-req",
+            b"\0" + string(b"MIT-MAGIC-COOKIE-1") + string(b"00") + uint32(0),
+        ),
     ],
 )
-async def test_a_certificate_takes_away_what_it_does_not_extend(without: str, name: bytes, rest: bytes, tmp_path: Path) -> None:
+async def test_a_certificate_takes_away_what_it_does_not_extend(
+    without: str, name: bytes, rest: bytes, tmp_path: Path
+) -> None:
     authority, key = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
     async with rigged(tmp_path, **trusting(tmp_path, authority)) as rig:
         keys = [(key, user(**{without: False})(authority, key))]
@@ -425,8 +436,7 @@ async def test_nobody_writes_to_the_log_by_a_goodbye(tmp_path: Path) -> None:
     async with rigged(tmp_path) as rig:
         client = await speaker(rig)
         client.send_packet(1, uint32(2), string(b"\x1b[2J" + b"x" * 30000), string(b""))
-        await until("the proxy has seen it go", lambda: rig.engines[0]._front.left.is_set())
+        await until("the proxy has seen it go", rig.engines[0]._front.left.is_set)
         said = str(rig.engines[0]._front.why_left())
         assert "\x1b" not in said
         assert len(said) < 300
-

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +181,9 @@ async def test_a_transfer_goes_through_under_a_grant_for_transfers(tmp_path: Pat
         client.abort()
 
 
-@pytest.mark.parametrize("kind", [b"tun@openssh.com", b"x11", b"auth-agent@openssh.com", b"forwarded-tcpip", b"evil"])
+@pytest.mark.parametrize(
+    "kind", [b"tun@openssh.com", b"x11", b"auth-agent@openssh.com", b"forwarded-tcpip", b"evil"]
+)
 async def test_a_client_opens_no_other_channels(kind: bytes, tmp_path: Path) -> None:
     async with rigged(tmp_path) as rig:
         client = await rig.attack("alice+web1")
@@ -230,7 +231,9 @@ async def test_a_target_opens_only_what_the_client_has_asked_for(
             client.ask_raw(b"tcpip-forward", string(b"") + uint32(0), reply=False)
         else:
             await asked(channel, *ask)
-        assert isinstance(await on_host(opened()), TimeoutError)  # the client has it before it, and says nothing
+        assert isinstance(
+            await on_host(opened()), TimeoutError
+        )  # the client has it before it, and says nothing
         assert opens == [kind]
         session = await rig.session()
         await session.block("operator")
@@ -249,10 +252,20 @@ async def test_only_a_resize_passes_a_closed_gate(tmp_path: Path) -> None:
         channel, sink = await running(rig, client)
         session = await rig.session()
         evil: list[bytes] = []
-        sink.channel._process_evil_request = lambda packet: evil.append(packet.get_remaining_payload()) or True
+        sink.channel._process_evil_request = lambda packet: (
+            evil.append(packet.get_remaining_payload()) or True
+        )
         assert await asked(channel, b"evil", b"1")
         await session.block("operator")
-        for name in (b"evil", b"pty-req", b"auth-agent-req@openssh.com", b"xon-xoff", b"signal", b"env", b"break"):
+        for name in (
+            b"evil",
+            b"pty-req",
+            b"auth-agent-req@openssh.com",
+            b"xon-xoff",
+            b"signal",
+            b"env",
+            b"break",
+        ):
             assert not await asked(channel, name, b"2"), name
         assert not await asked(channel, b"window-change", SIZE + b"a message")
         client.request_raw(channel._send_chan, b"window-change", SIZE)
@@ -301,7 +314,9 @@ async def test_a_transfer_that_lost_waiting_bytes_to_a_block_does_not_go_on(tmp_
         for _ in range(65):
             send(channel, bytes(32768))
         line = next(iter(session.conduit._lines.values()))
-        await until("something waits", lambda: line.far.get_write_buffer_size() > 0 and not line.near._recv_buf)
+        await until(
+            "something waits", lambda: line.far.get_write_buffer_size() > 0 and not line.near._recv_buf
+        )
         assert (await session.block("operator"))["discarded_bytes"] > 0
         sink.channel.resume_reading()
         await session.unblock("operator")
@@ -355,7 +370,9 @@ async def test_nothing_passes_once_strict_recording_has_failed(tmp_path: Path) -
         assert (await rig.ended(session)).reason == "recording failed"
 
 
-async def test_a_bug_in_a_line_costs_a_session_not_the_recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bug_in_a_line_costs_a_session_not_the_recorder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with rigged(tmp_path) as rig:
         client = await rig.attack("alice+web1")
         channel, _ = await running(rig, client)

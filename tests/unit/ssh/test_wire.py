@@ -70,8 +70,16 @@ GLOBALS = [
             {"cookie": b"rm -rf /", "screen": 1},
         ),
         ("exec", string(b"ls") + b"; id", {"command": b"ls", "rest": b"; id"}),
-        ("window-change", uint32(80) + uint32(24) + bytes(8) + b"x", {"columns": 80, "rows": 24, "rest": b"x"}),
-        ("pty-req", PTY[:-5] + string(b"\1\0\0\0\3\0"), {"term": "xterm", "columns": 120, "rows": 40, "modes": b"\1\0\0\0\3\0"}),
+        (
+            "window-change",
+            uint32(80) + uint32(24) + bytes(8) + b"x",
+            {"columns": 80, "rows": 24, "rest": b"x"},
+        ),
+        (
+            "pty-req",
+            PTY[:-5] + string(b"\1\0\0\0\3\0"),
+            {"term": "xterm", "columns": 120, "rows": 40, "modes": b"\1\0\0\0\3\0"},
+        ),
         ("evil@example.com", b"anything", {"rest": b"anything"}),
         ("shell", b"", {}),
     ],
@@ -87,7 +95,10 @@ def test_opens_and_global_requests_are_told_with_their_ends() -> None:
     assert describe_open("forwarded-tcpip", place) == told
     assert describe_open("direct-streamlocal@openssh.com", string(b"/run/x")) == {"path": "/run/x"}
     assert describe_open("direct-streamlocal@openssh.com", string(b"/run/x") + bytes(8)) == {"path": "/run/x"}
-    assert describe_open("direct-streamlocal@openssh.com", string(b"/x") + b"why") == {"path": "/x", "rest": b"why"}
+    assert describe_open("direct-streamlocal@openssh.com", string(b"/x") + b"why") == {
+        "path": "/x",
+        "rest": b"why",
+    }
     assert describe_open("session", b"why") == {"rest": b"why"}
     assert describe_open("x11", string(b"10.0.0.9") + uint32(1)) == {"origin": "10.0.0.9", "origin_port": 1}
     assert describe_global("tcpip-forward", string(b"") + uint32(0)) == {"host": "", "port": 0}
