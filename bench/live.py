@@ -101,7 +101,7 @@ def stalled(rig: Rig, size: int) -> tuple[list[float], list[float]]:
                 stack.enter_context(rig.proxyd.client().stream("watch", session=session))
 
             took = download(rig.way_proxyd, command, size, ready=look if watch else lambda: None)
-        rates[watch].append(size / took)
+        rates[watch].append(size / took.payload)
     rig.proxyd.quiet()
     return rates[False], rates[True]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -183,10 +184,18 @@ def own_sshd(short: Path) -> Iterator[Sshd]:
 def test_the_target_is_restarted_under_a_session(own_lab: Callable[..., Lab], short: Path) -> None:
     lab = own_lab()
     with held(lab, short) as (client, _):
-        lab.sshd.stop()
+        assert lab.sshd.process is not None
+        children = (
+            Path(f"/proc/{lab.sshd.process.pid}/task/{lab.sshd.process.pid}/children").read_text().split()
+        )
+        for (
+            child
+        ) in children:  # sshd's end of the session, not what runs in it: that would end with its own signal
+            os.kill(int(child), signal.SIGKILL)
         _, err = client.communicate(timeout=30)
     assert client.returncode == 255
     assert b"web1" in err
+    lab.sshd.stop()
     lab.sshd.restart()
     assert SSH.execute(lab.proxied(short), "echo back").out == b"back\n"
 

@@ -212,6 +212,9 @@ async def _connect(session: Session, listen: SshListen, banner: Callable[[str], 
         ) from None
     except (DisconnectError, OSError, asyncssh.Error) as error:
         raise _refused(session, connection, error) from None
+    except (ValueError, LookupError, AssertionError) as error:  # what asyncssh's parsers raise on noise
+        _log.info("noise from a target", target=target.name, error=type(error).__name__)
+        raise TargetError(f"{target.name} broke the SSH protocol.") from None
     finally:
         if connection._transport is None and sock.fileno() >= 0:
             sock.close()

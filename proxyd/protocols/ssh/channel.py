@@ -49,6 +49,9 @@ CROWD_WINDOW = 256 * 1024
 PIECES = 1024
 """Pieces a paused channel keeps before it joins them: a window of single bytes would cost a hundred times its size."""
 
+JOINED = 256 * 1024
+"""Bytes of PIECES pieces up to which they are joined: more are whole packets, and one record must stay a small one."""
+
 MOST_PIECES = 128 * 1024
 """Pieces that can't be joined, for output and errors alternate, before the peer has gone too far: 16 bytes each."""
 
@@ -81,6 +84,7 @@ class RelayChannel(SSHChannel[bytes]):
         window = WINDOW if len(connection._channels) < CROWD else CROWD_WINDOW
         super().__init__(connection, connection._loop, None, "strict", window, PACKET)
         self._low_window = window // 2
+        self._owed = 0
         self.line = line
         self.near = near
         self._link = connection
@@ -145,8 +149,11 @@ class RelayChannel(SSHChannel[bytes]):
             self._deliver_data(data, datatype)
 
     def _join_pieces(self) -> None:
-        """Join the last PIECES pieces, where they are of one kind: bytes stay as many, objects get few."""
-        kinds = groupby(self._recv_buf[-PIECES:], key=itemgetter(1))
+        """Join the last PIECES pieces when they are tiny, where they are of one kind: one record each, not a thousand."""
+        last = self._recv_buf[-PIECES:]
+        if sum(len(piece) for piece, _ in last) > JOINED:
+            return
+        kinds = groupby(last, key=itemgetter(1))
         self._recv_buf[-PIECES:] = [(b"".join(piece for piece, _ in run), kind) for kind, run in kinds]
         if len(self._recv_buf) > MOST_PIECES:
             raise ProtocolError("Too many tiny packets")
@@ -165,20 +172,23 @@ class RelayChannel(SSHChannel[bytes]):
 
     def _deliver_data(self, data: bytes, datatype: int | None) -> None:
         """Take data from the peer: give its window back, then record and forward."""
-        if self._recv_window < self._low_window:
+        self._owed += len(data)
+        if self._owed >= self._low_window:
             self._give_window_back()
         self._take(data, datatype)
 
     def _give_window_back(self) -> None:
-        full = self._init_recv_window
-        self.send_packet(MSG_CHANNEL_WINDOW_ADJUST, (full - self._recv_window).to_bytes(4, "big"))
-        self._recv_window = full
+        """Let the peer send as much as was delivered; what is kept here stays counted against its window."""
+        self.send_packet(MSG_CHANNEL_WINDOW_ADJUST, self._owed.to_bytes(4, "big"))
+        self._recv_window += self._owed
+        self._owed = 0
 
     def take_waiting(self) -> bytes:
         """Give what has arrived and is not delivered, for somebody to refuse; an end behind it is passed on."""
         data = b"".join(piece for piece, _ in self._recv_buf)
         self._recv_buf.clear()
-        if data and self._recv_window < self._low_window:
+        self._owed += len(data)
+        if self._owed >= self._low_window:
             self._give_window_back()
         self._flush_recv_buf()
         return data
@@ -323,8 +333,12 @@ class RelayChannel(SSHChannel[bytes]):
             self._recv_buf = []
             self._flush_recv_buf()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncssh's signature
-        """Close the other half once everything for it is flushed."""
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Close the other half once everything for it is flushed; what a lost target said last is part of that."""
+        if exc is not None and not self.near:
+            for data, datatype in self._recv_buf:
+                self._take(data, datatype)
+            self.line.lost()
         if self._answering is not None:
             self._answering.cancel()
         for answer, _ in self._waiting:

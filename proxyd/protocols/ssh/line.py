@@ -347,6 +347,10 @@ class Line:
             self._eof_held = False
             self.far.write_eof()
 
+    def lost(self) -> None:
+        """Say that the target's connection has broken: this channel closes without what it was to say last."""
+        self.tell(f"{self.relay.session.target} closed the connection")
+
     def half_closed(self, half: RelayChannel) -> None:
         """Close the other half once it is flushed; the second time, end the line."""
         self._closed += 1

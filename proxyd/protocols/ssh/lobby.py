@@ -168,6 +168,9 @@ class Menu:
         """Leave: nobody will type any more."""
         half.close()
 
+    def lost(self) -> None:
+        """Nothing: there is no target to lose."""
+
     def half_closed(self, half: RelayChannel) -> None:
         """Nothing to close on the other side."""
 

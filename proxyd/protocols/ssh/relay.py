@@ -41,6 +41,9 @@ MAX_CHANNELS = 256
 TOLD_S = 5.0
 """Seconds the end of a session waits for hashes of transfers that are still being computed."""
 
+LAST_WORDS_S = 5.0
+"""Seconds a client gets to read what a target said before its connection ended."""
+
 SETTLE_S = 1.0
 """Seconds a block waits for the target's sign before it reports `settled: false`."""
 
@@ -85,6 +88,7 @@ class Relay:
         self._numbers = 0
         self._passed_by_ended = 0
         self._held = False
+        self._gone = ""  # what the target's end is told with, once it has ended
         self._quiet = trio.Event()
 
     # ------------------------------------------------------------------ rule 1: channels
@@ -173,6 +177,8 @@ class Relay:
         self._lines.pop(line.number, None)
         if not self._lines:
             self._quiet.set()
+            if self._gone:
+                self._say_gone()
 
     def resized(self, line: Line, columns: int, rows: int) -> None:
         """Put a terminal's size on the tape."""
@@ -263,11 +269,19 @@ class Relay:
         self.over.set()
 
     def target_gone(self, reason: str) -> None:
-        """End: the target has closed; what it said last goes out first."""
+        """End: the target has closed; what it said last goes out first, for at most LAST_WORDS_S."""
         if self.over.is_set():
             return
-        self.front.say_goodbye(DISC_BY_APPLICATION, reason or f"{self.session.target} closed the connection")
-        self.over.set()
+        self._gone = reason or f"{self.session.target} closed the connection"
+        if self._lines:
+            self.front._loop.call_later(LAST_WORDS_S, self._say_gone)
+        else:
+            self._say_gone()
+
+    def _say_gone(self) -> None:
+        if not self.over.is_set():
+            self.front.say_goodbye(DISC_BY_APPLICATION, self._gone)
+            self.over.set()
 
 
 def global_request(packet: SSHPacket) -> tuple[str, bool, bytes]:
