@@ -236,7 +236,10 @@ class Relay:
         for line in list(self._lines.values()):
             discarded += line.throw_away()
         passed = self._passed_by_ended + sum(line.passed_bytes for line in self._lines.values())
-        confirmed = await self.back.confirmed(SETTLE_S)
+        with (
+            self.front.unheard()
+        ):  # a flood that is decrypted only to be refused competes with the sign for the core
+            confirmed = await self.back.confirmed(SETTLE_S)
         self.session.tape.add(
             Kind.CONTROL,
             {"action": "settled", "by": "", "reason": "", "passed": passed, "discarded": discarded,

@@ -17,10 +17,12 @@ which fails when an update moves one of them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from asyncssh.connection import SSHConnection
@@ -430,6 +432,20 @@ class Hardened(SSHConnection):
             self.send_packet(MSG_UNIMPLEMENTED, UInt32(sequence))
         self._finish_recv_packet(pkttype, sequence)
         return True
+
+    @contextlib.contextmanager
+    def unheard(self) -> Iterator[None]:
+        """Leave what the peer sends with the kernel while the block runs."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            yield
+            return
+        transport.pause_reading()
+        try:
+            yield
+        finally:
+            if not transport.is_closing() and not self._waiting_paused:
+                transport.resume_reading()
 
     # ------------------------------------------------------------------ keepalives
 
