@@ -26,6 +26,7 @@ BLOCKS, BLOCKS_QUICK = 1000, 100
 BLOCKS_A_SESSION = 10
 DROPS, DROPS_QUICK = 100, 10
 ACK_P99_MS, DROP_P99_MS = 50, 1000
+SHOWN = 120  # characters of a failed trial
 STATISTICS = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("most", 1.0))
 
 
@@ -82,7 +83,7 @@ def measure(rig: Rig) -> Report:
         Promise("dropped, p99", quantile(every, 0.99), DROP_P99_MS, unit=" ms"),
         Promise("drops that failed", len(stuck), 0),
     ]
-    report.notes += [f"failed: {text[:300]}" for text in [*leaks, *stuck]]
+    report.notes += [f"failed: {text[:SHOWN]}" for text in [*leaks, *stuck]]
     report.data = {"block_ms": acks, "drop_ms": drops, "failed": [*leaks, *stuck]}
     return report
 

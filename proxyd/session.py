@@ -37,6 +37,9 @@ DROP_S = 2.0
 SEAL_S = 12.0
 """Seconds the end of a session may take in all; the recorder's own deadline for a seal is ten."""
 
+MAX_FINDINGS = 1000
+"""Findings a session keeps and logs; a user who makes more is known by then, and the metric counts on."""
+
 ID_BYTES = 16
 
 _log = log.get("session")
@@ -229,10 +232,12 @@ class Session:
 
     def finding(self, code: str, severity: str, text: str) -> None:
         """Put a finding (M11) on the tape, in the metrics and in the log."""
+        metrics.FINDINGS.labels(code=code, severity=severity).inc()
+        if len(self.findings) >= MAX_FINDINGS:
+            return
         found = {"code": code, "severity": severity, "text": text}
         self.findings.append(found)
         self.tape.add(Kind.FINDING, found)
-        metrics.FINDINGS.labels(code=code, severity=severity).inc()
         _log.warning("finding", session=self.id, user=self.user, target=self.target, **found)
 
     def end(self, ending: Ending) -> None:

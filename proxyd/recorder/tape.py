@@ -240,11 +240,15 @@ class Tape:
         if total >= QUEUE_MAX:
             self._overflow()
             return
-        if total >= QUEUE_HIGH:
+        if total >= QUEUE_HIGH and not self._loses():
             self.press()
         self._recorder.full(self, now=size >= BLOCK_HUGE)
         limits = (BLOCK_FULL, BLOCK_HUGE, QUEUE_HIGH - self.queued, QUEUE_MAX - self.queued)
         self._limit = min(limit for limit in limits if limit > size)
+
+    def _loses(self) -> bool:
+        """Say whether what can't be written now is given up, and the session goes on: best-effort while storage fails."""
+        return self.outage and not self.strict and not self.hold
 
     def _overflow(self) -> None:
         if self.strict or self.hold:
@@ -290,7 +294,7 @@ class Tape:
         self.written = self.reel.written_seq
         self.queued = sum(block.size for block in self._memory if block.last_seq > self.written)
         self._prune()
-        if self.pressed and not self.held and self.queued + self._open_bytes < QUEUE_LOW:
+        if self.pressed and not self.held and (self._loses() or self.queued + self._open_bytes < QUEUE_LOW):
             self.pressed = False
             self._on_pressure(False)
         if not self.strict and not self.outage and self.lost + self.reel.lost > self._told_lost:

@@ -68,6 +68,12 @@ class Target(SSHServerConnection):
 
 
 class _TargetOwner(asyncssh.SSHServer):
+    def connection_requested(self, *_: object) -> Any:
+        return asyncssh.SSHTCPSession()
+
+    def unix_connection_requested(self, *_: object) -> Any:
+        return asyncssh.SSHUNIXSession()
+
     def begin_auth(self, username: str) -> bool:
         return True
 
@@ -284,7 +290,7 @@ def sockets() -> int:
 
 
 def configured(directory: Path, *, address: str, key: asyncssh.SSHKey, host_key: asyncssh.SSHKey, more: str = "",
-               channels: tuple[str, ...] = EVERYTHING, target: str = "", grants: str = "", user_ca: Path | None = None) -> Path:  # fmt: skip
+               channels: tuple[str, ...] = EVERYTHING, target: str = "", grants: str = "", user_ca: Path | None = None, pinned: str | None = None) -> Path:  # fmt: skip
     """Write a configuration: alice by key, bob by password, carol by either and a one-time code."""
     made = initialise(directory, ssh_port=0, metrics_port=0)
     line = key.export_public_key().decode().strip()
@@ -309,7 +315,7 @@ password = "{hashed}"
 totp = "file:{directory}/totp"
 [targets.web1]
 address = "{address}"
-host_keys = ["{host_key.export_public_key().decode().strip()}"]
+host_keys = {[] if pinned == "" else [pinned or host_key.export_public_key().decode().strip()]}
 {target}
 [targets.web1.accounts.root]
 key = "file:{directory}/credential"
@@ -353,9 +359,10 @@ def _first(error: BaseException) -> BaseException:
 async def _rigged(
     directory: Path, process: Any, server: dict[str, Any], address: str, wanted: dict[str, Any]
 ) -> AsyncIterator[Rig]:
-    key, host_key = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    key, made = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    host_key, change = wanted.pop("host_key", made), wanted.pop("change", None)
     before = (host_tasks(), sockets())
-    acceptor, port = await on_host(_serve(process, host_key, server))
+    acceptor, port = await on_host(_serve(process, host_key, server, change))
     try:
         settings = load(
             configured(directory, address=address or f"{HOST}:{port}", key=key, host_key=host_key, **wanted)
@@ -393,12 +400,17 @@ class _Acceptor:
     server: asyncio.Server
 
 
-async def _serve(process: Any, host_key: asyncssh.SSHKey, more: dict[str, Any]) -> tuple[_Acceptor, int]:
+async def _serve(
+    process: Any, host_key: asyncssh.SSHKey, more: dict[str, Any], change: Callable[[Any], object] | None
+) -> tuple[_Acceptor, int]:
     acceptor = _Acceptor()
     options = await SSHServerConnectionOptions.construct(
         config=None, server_factory=more.pop("owner", _TargetOwner if process else SinkOwner), server_host_keys=[host_key],
         process_factory=process, encoding=None, gss_host=None, line_editor=False, **more,
     )  # fmt: skip
+
+    if change is not None:
+        change(options)
 
     def accept() -> Target:
         made = Target(asyncio.get_running_loop(), options)

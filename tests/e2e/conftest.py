@@ -91,5 +91,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed:
         for one in RUNNING:
             if one.proxyd.process is not None:
-                report.sections.append(("proxyd's log", one.proxyd.log()[-LOG_TAIL:]))
+                state = (
+                    "running"
+                    if one.proxyd.process.running
+                    else f"ended with {one.proxyd.process.popen.returncode}"
+                )
+                report.sections.append((f"proxyd's log ({state})", one.proxyd.log()[-LOG_TAIL:]))
     return report

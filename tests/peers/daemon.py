@@ -168,7 +168,7 @@ class Proxyd:
             if event.get("event") == "ready":
                 self.ready = event
                 return True
-        assert self.process.running, f"proxyd ended: {self.log()}"
+        assert self.process.running, f"proxyd ended with {self.process.popen.returncode}: {self.log()}"
         return False
 
     @property

@@ -7,7 +7,6 @@ Rule 2: what the target says about a failed login never reaches the user; one se
 from __future__ import annotations
 
 import asyncio
-import binascii
 from typing import TYPE_CHECKING, Any
 
 import asyncssh
@@ -28,8 +27,8 @@ from proxyd.errors import TargetError, TargetLoginFailed, TargetUnreachable
 from proxyd.host import loop, on_host
 from proxyd.protocols.ssh.channel import LEAST_PACKET, RelayChannel
 from proxyd.protocols.ssh.relay import MAX_CHANNELS, global_request
-from proxyd.protocols.ssh.transport import TARGET_CIPHERS, Hardened
-from proxyd.protocols.ssh.wire import printable
+from proxyd.protocols.ssh.transport import TARGET_CIPHERS, TARGET_MACS, WEAK, Hardened
+from proxyd.protocols.ssh.wire import KexInit, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +45,12 @@ MAX_BANNER = 4096
 """Characters of a target's banners that are passed on; longer ones are a nuisance or an attack."""
 
 
+OFFERED_BY_ALL = frozenset(
+    {b"hmac-sha1", b"hmac-sha1-etm@openssh.com", b"umac-64@openssh.com", b"umac-64-etm@openssh.com"}
+)
+"""Weak algorithms in OpenSSH's own defaults: a finding at every target would be none."""
+
+
 class BackConnection(Hardened, SSHClientConnection):
     """asyncssh's client connection, relaying what the target opens and asks."""
 
@@ -56,10 +61,21 @@ class BackConnection(Hardened, SSHClientConnection):
     def validate_server_host_key(self, key_data: bytes) -> Any:
         """Check the target's host key against the pins; remembers its fingerprint for the finding."""
         try:
-            self.shown_key = asyncssh.import_public_key(_as_line(key_data)).get_fingerprint()
+            self.shown_key = _shown(key_data)
         except (asyncssh.KeyImportError, ValueError):
             self.shown_key = "unreadable"
         return super().validate_server_host_key(key_data)
+
+    def weaknesses(self) -> list[str]:
+        """Name the weak algorithms of the link, the host key's with them."""
+        offered = KexInit(self._server_kexinit).host_keys
+        chosen = next((name for name in self._server_host_key_algs or () if name in offered), b"")
+        return sorted({*super().weaknesses(), *([chosen.decode("ascii")] if WEAK.search(chosen) else [])})
+
+    def offers(self) -> list[str]:
+        """Name what the target offers and should not, but for what every OpenSSH still does."""
+        weak = {name for name in KexInit(self._server_kexinit).names if WEAK.search(name)}
+        return sorted(printable(name.decode("ascii", "replace")) for name in weak - OFFERED_BY_ALL)
 
     def _process_channel_open(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
         """Relay a channel the target opens: a remote forward, the agent, X11."""
@@ -163,9 +179,21 @@ async def connect(session: Session, listen: SshListen, banner: Callable[[str], N
             )
         raise
     _count(None)
-    for name in connection.weaknesses():
-        session.finding("weak-algorithm", "medium", f"{session.target} negotiated the weak algorithm {name}.")
+    _note_weaknesses(session, connection)
     return connection
+
+
+def _note_weaknesses(session: Session, connection: BackConnection) -> None:
+    """Record what is weak about the target's side of the link (M11)."""
+    used = connection.weaknesses()
+    for name in used:
+        session.finding("weak-algorithm", "medium", f"{session.target} negotiated the weak algorithm {name}.")
+    offered = [name for name in connection.offers() if name not in used]
+    if offered:
+        text = f"{session.target} offers weak algorithms, not used here: {', '.join(offered)}."
+        session.finding("weak-algorithm", "low", text)
+    if connection._server_version.startswith(b"SSH-1.99"):
+        session.finding("weak-protocol", "medium", f"{session.target} offers version 1 of the SSH protocol.")
 
 
 def _count(error: TargetError | None) -> None:
@@ -189,6 +217,7 @@ async def _connect(session: Session, listen: SshListen, banner: Callable[[str], 
             x509_trusted_certs=None,  # or whatever lies in ~/.ssh/crt would vouch for a target
             agent_path=None,
             encryption_algs=TARGET_CIPHERS,
+            mac_algs=TARGET_MACS,
             compression_algs=["none"],
             rekey_bytes=listen.rekey_bytes,
             rekey_seconds=listen.rekey_seconds,
@@ -297,10 +326,13 @@ def _refused_key(session: Session, connection: BackConnection) -> TargetError:
     return TargetError(text + " An administrator must check and pin it.")
 
 
-def _as_line(key_data: bytes) -> bytes:
-    """Give wire-format key data as a public key line."""
-    length = int.from_bytes(key_data[:4], "big")
-    return key_data[4 : 4 + length] + b" " + binascii.b2a_base64(key_data, newline=False)
+def _shown(key_data: bytes) -> str:
+    """Give the fingerprint of a host key, or of the key in a host certificate; raises KeyImportError."""
+    try:
+        key = asyncssh.public_key.decode_ssh_certificate(key_data).key
+    except asyncssh.KeyImportError:
+        key = asyncssh.public_key.decode_ssh_public_key(key_data)
+    return str(key.get_fingerprint())
 
 
 def _why(error: object) -> str:

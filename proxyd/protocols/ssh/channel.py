@@ -17,7 +17,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 
-from asyncssh.channel import SSHChannel
+from asyncssh.channel import SSHChannel, SSHTCPChannel
 from asyncssh.connection import SSHConnection
 from asyncssh.constants import (
     EXTENDED_DATA_STDERR,
@@ -367,7 +367,13 @@ class RelayChannel(SSHChannel[bytes]):
         elif self.near and name in _STARTS and answer.result():
             self.line.started()  # dropbear's client asks without wanting to know
 
-    def _answer_in_order(self, _done: asyncio.Future[bool]) -> None:
+    def _process_response(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
+        """Take the peer's answer, and pass it on now: output and close may be in the same read, and must not overtake it."""
+        super()._process_response(pkttype, pktid, packet)
+        if self.other is not None:
+            self.other._answer_in_order()
+
+    def _answer_in_order(self, _done: asyncio.Future[bool] | None = None) -> None:
         while self._waiting:
             answer, name = self._waiting[0]
             if answer is None or not answer.done():
@@ -396,7 +402,34 @@ class RelayChannel(SSHChannel[bytes]):
         **SSHChannel._packet_handlers,
         MSG_CHANNEL_REQUEST: _process_request,
         MSG_CHANNEL_CLOSE: _process_close,
+        MSG_CHANNEL_SUCCESS: _process_response,
+        MSG_CHANNEL_FAILURE: _process_response,
     }
+
+
+class JumpChannel(SSHTCPChannel[bytes]):
+    """The channel an inner connection of `ssh -J` runs over: stops with its transport, and joins what waits."""
+
+    def __init__(self, connection: Hardened) -> None:
+        super().__init__(connection, connection._loop, None, "strict", WINDOW, PACKET)
+        self._link = connection
+
+    def write(self, data: bytes, datatype: int | None = None) -> None:
+        """Send data, or queue it behind what waits, in few pieces; raises BrokenPipeError once it is closed."""
+        waiting = self._send_buf
+        if self._send_state == "open" and waiting and len(waiting[-1][0]) < PACKET:
+            waiting[-1][0].extend(data)
+            self._send_buf_len += len(data)
+            self._flush_send_buf()
+        else:
+            super().write(data, datatype)
+
+    def _flush_send_buf(self) -> None:
+        """Send what the window allows, unless the transport below is full."""
+        if self._send_buf and self._link.transport_full:
+            self._pause_resume_writing()
+            return
+        super()._flush_send_buf()
 
 
 def settled(loop: asyncio.AbstractEventLoop, granted: bool) -> asyncio.Future[bool]:  # noqa: FBT001 - the answer itself

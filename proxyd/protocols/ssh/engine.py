@@ -193,3 +193,5 @@ class SshEngine:
         if self._inner is None and self._caller.sock.fileno() >= 0 and self._front._transport is None:
             with trio.move_on_after(LEAVE_S, shield=True):
                 await self._front.left.wait()
+            if not self._front.left.is_set():  # cut off before the connection was made of it
+                self._caller.sock.close()

@@ -45,7 +45,7 @@ from proxyd.host import in_trio
 from proxyd.protocols.ssh.channel import LEAST_PACKET, RelayChannel
 from proxyd.protocols.ssh.relay import FORWARD_REQUESTS, MAX_CHANNELS, Relay, global_request
 from proxyd.protocols.ssh.transport import Hardened
-from proxyd.protocols.ssh.wire import Reader, WireError, printable
+from proxyd.protocols.ssh.wire import KexInit, Reader, WireError, printable
 from proxyd.session import Login
 
 if TYPE_CHECKING:
@@ -103,20 +103,6 @@ _BROKEN = frozenset(
     }
 )
 _PLAIN_CHANNELS = frozenset({"shell", "exec", "sftp"})
-
-
-class _KexInit:
-    """The lists of a client's SSH_MSG_KEXINIT that matter here (RFC 4253, 7.1); raises ProtocolError."""
-
-    def __init__(self, payload: bytes) -> None:
-        reader = Reader(payload)
-        try:
-            reader.take(1 + 16)  # message number, cookie
-            lists = [reader.string().split(b",") for _ in range(10)]
-            self.guess_follows = reader.boolean()
-        except WireError as error:
-            raise ProtocolError(f"Malformed KEXINIT: {error}") from None
-        self.kex, self.host_keys, self.ciphers, self.macs = lists[0], lists[1], lists[2], lists[4]
 
 
 class FrontOwner(asyncssh.SSHServer):
@@ -221,7 +207,10 @@ class FrontConnection(Hardened, SSHServerConnection):
 
     async def _process_kexinit(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
         """Choose what to offer by what the client lists, then go on as asyncssh does (RFC 4253, 7.1)."""
-        lists = _KexInit(bytes(packet.get_full_payload()))
+        try:
+            lists = KexInit(bytes(packet.get_full_payload()))
+        except WireError as error:
+            raise ProtocolError(f"Malformed KEXINIT: {error}") from None
         if not self._session_id and not self._server_kexinit:
             self._offer_for(lists)
             self._kexinit_sent = False
@@ -232,7 +221,7 @@ class FrontConnection(Hardened, SSHServerConnection):
             ours = (self._kex_algs[0], next(iter(self._server_host_keys)))
             self._ignore_first_kex = ours != (lists.kex[0], lists.host_keys[0])
 
-    def _offer_for(self, lists: _KexInit) -> None:
+    def _offer_for(self, lists: KexInit) -> None:
         gcm = [name for name in self._enc_algs if b"gcm" in name]
         if any(name in lists.ciphers for name in gcm):
             self._enc_algs = gcm

@@ -24,7 +24,7 @@ from asyncssh.constants import (
 )
 from asyncssh.misc import ChannelOpenError
 
-from proxyd.protocols.ssh.channel import PACKET, WINDOW, RelayChannel, settled
+from proxyd.protocols.ssh.channel import JumpChannel, RelayChannel, settled
 from proxyd.protocols.ssh.wire import WireError, describe_open, printable
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ class Lobby:
                 OPEN_ADMINISTRATIVELY_PROHIBITED, "This connection has its session already"
             )
         permit = self._permit_for(wanted["host"], wanted["port"])
-        channel = self.front.create_tcp_channel(None, "strict", WINDOW, PACKET)
+        channel = JumpChannel(self.front)
         channel.set_inbound_peer_names(
             wanted["host"], wanted["port"], wanted["origin"], wanted["origin_port"]
         )

@@ -194,7 +194,7 @@ class Relay:
         except WireError:
             fields, refused = {"rest": body}, MALFORMED
         else:
-            refused = self._global_refusal(name)
+            refused = self._global_refusal()
         record = {"name": name, "side": "client", **fields}
         self.session.tape.add(Kind.REQUEST, {**record, "refused": refused} if refused else record)
         if not refused:
@@ -213,8 +213,8 @@ class Relay:
         """Relay a client's global request that wants no answer."""
         self.back._send_global_request(name.encode("ascii"), body)
 
-    def _global_refusal(self, name: str) -> str:
-        if self.session.gate.closed and not name.startswith("cancel-"):
+    def _global_refusal(self) -> str:
+        if self.session.gate.closed:
             self.session.gate.refused_requests += 1
             return REVOKED
         if "remote-forward" not in self.channels:

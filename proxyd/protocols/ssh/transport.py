@@ -21,6 +21,7 @@ import contextlib
 import functools
 import inspect
 import os
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -77,6 +78,9 @@ GOODBYE_S = 0.8
 GCM_TAG = 16
 _PLAIN_HEADER = 10  # padding length, message type, channel, data length: what precedes CHANNEL_DATA's data
 
+WEAK = re.compile(rb"cbc|arcfour|md5|-96|sha1\b|3des|ssh-dss|ssh-rsa\b(?!-)|rsa1024|umac-64|^none$")
+"""Algorithms no link should use now, by what is in their names (RFC 9142; NIST SP 800-131A)."""
+
 _HELD_UNTIL_KEX = frozenset({MSG_DEBUG, MSG_SERVICE_REQUEST, MSG_SERVICE_ACCEPT})
 
 # What the link to the target offers, best first; chacha20 last, for it costs twice AES-GCM here.
@@ -87,6 +91,15 @@ TARGET_CIPHERS = (
     "aes192-ctr",
     "aes256-ctr",
     "chacha20-poly1305@openssh.com",
+)
+# Its MACs, for ciphers that need one: encrypt-then-MAC and long tags first, the weak ones for old devices last.
+TARGET_MACS = (
+    "hmac-sha2-256-etm@openssh.com",
+    "hmac-sha2-512-etm@openssh.com",
+    "hmac-sha2-256",
+    "hmac-sha2-512",
+    "hmac-sha1-etm@openssh.com",
+    "hmac-sha1",
 )
 
 
@@ -147,6 +160,7 @@ class Hardened(SSHConnection):
     _rekeys_left = float(REKEY_BURST)
     _rekey_at = 0.0
     _deferred_bytes = 0
+    _kex_name = b""
     _heard = False
     _closing_transport: asyncio.Transport | None = None
     _goodbye: asyncio.TimerHandle | None = None
@@ -188,6 +202,8 @@ class Hardened(SSHConnection):
         if self._session_id and not self._kexinit_sent:
             self._pay_for_rekey()
         await super()._process_kexinit(_pkttype, _pktid, packet)
+        if self._kex is not None:
+            self._kex_name = self._kex.algorithm
 
     def _pay_for_rekey(self) -> None:
         if not self._auth_complete:
@@ -229,9 +245,13 @@ class Hardened(SSHConnection):
         if not self._transport:
             return
         self._inpbuf += data[at:]
-        if self._is_working() and len(self._inpbuf) > AHEAD_MAX and not self._transport.is_closing():
-            self._waiting_paused = True
-            self._transport.pause_reading()
+        if not self._is_working() or len(self._inpbuf) <= AHEAD_MAX or self._transport.is_closing():
+            return
+        if not self._auth_complete:  # nobody has so much to say before the answer
+            self._force_close(ProtocolError("Too much before the login was over"))
+            return
+        self._waiting_paused = True
+        self._transport.pause_reading()
 
     def _is_working(self) -> bool:
         return self._recv_handler not in (self._recv_version, self._recv_pkthdr, self._recv_packet)
@@ -512,12 +532,8 @@ class Hardened(SSHConnection):
 
     def weaknesses(self) -> list[str]:
         """Name the weak algorithms this link was negotiated with; empty when there are none."""
-        names = (self._enc_alg_cs, self._enc_alg_sc, self._mac_alg_cs, self._mac_alg_sc)
-        return sorted({name.decode("ascii") for name in names if _is_weak(name)})
-
-
-def _is_weak(name: bytes) -> bool:
-    return any(mark in name for mark in (b"cbc", b"arcfour", b"md5", b"-96", b"hmac-sha1", b"3des"))
+        names = {self._kex_name, self._enc_alg_cs, self._enc_alg_sc, self._mac_alg_cs, self._mac_alg_sc}
+        return sorted(name.decode("ascii", "replace") for name in names if WEAK.search(name))
 
 
 def _wait_for_handler() -> bool:

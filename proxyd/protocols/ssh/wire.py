@@ -106,6 +106,18 @@ def window_change(body: bytes) -> tuple[int, int]:
     return reader.uint32(), reader.uint32()
 
 
+class KexInit:
+    """The lists of an SSH_MSG_KEXINIT that matter here (RFC 4253, 7.1); raises WireError."""
+
+    def __init__(self, payload: bytes) -> None:
+        reader = Reader(payload)
+        reader.take(1 + 16)  # message number, cookie
+        lists = [reader.string().split(b",") for _ in range(10)]
+        self.guess_follows = reader.boolean()
+        self.kex, self.host_keys, self.ciphers, self.macs = lists[0], lists[1], lists[2], lists[4]
+        self.names = frozenset(name for one in lists[:6] for name in one)  # of algorithms but compression
+
+
 def describe_request(name: str, body: bytes) -> dict[str, Any]:
     """Give the fields of a channel request (RFC 4254, 6) that belong on the tape; raises WireError.
 

@@ -53,6 +53,7 @@ OVERRIDDEN = {
     (SSHChannel, "_deliver_data"): ("self", "data", "datatype"),
     (SSHChannel, "write"): ("self", "data", "datatype"),
     (SSHChannel, "_flush_send_buf"): ("self",),
+    (SSHChannel, "_process_response"): ("self", "pkttype", "_pktid", "packet"),
     (SSHChannel, "_process_close"): ("self", "_pkttype", "_pktid", "packet"),
     (SSHChannel, "_flush_recv_buf"): ("self", "exc"),
     (SSHChannel, "_process_request"): ("self", "_pkttype", "_pktid", "packet"),
