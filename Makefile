@@ -65,7 +65,7 @@ finish() {  # the table of stages, and the sum of all runs of pytest as its last
     printf '%s\n' "$${summary[@]}"
     printf '%s\n' "$${summary[@]}" | grep -oE '[0-9]+ (passed|failed|skipped|errors?|xfailed|xpassed|deselected)' |
         awk -v seconds=$$SECONDS '{ sub(/errors/, "error", $$2); sum[$$2] += $$1 }
-            END { n = split("failed passed skipped deselected xfailed xpassed error", order, " "); line = ""
+            END { n = split("failed passed skipped deselected xfailed xpassed error rerun", order, " "); line = ""
                   for (i = 1; i <= n; i++) if (sum[order[i]]) line = line (line == "" ? "" : ", ") sum[order[i]] " " order[i]
                   if (line != "") print "=== " line " in " seconds "s ===" }' || true
     return $$failed
@@ -159,8 +159,8 @@ test: $(VENV)/.dev packages
 	eval "$$TOOLS"
 	eval "$$LINT"
 	stage "unit and contract tests" tests -n $(WORKERS) -m "not slow" tests/unit tests/contract
-	stage "end-to-end tests" tests -m "not slow" $(wildcard tests/e2e tests/conformance)
-	stage "fuzz and fault tests" tests -m "not slow" $(wildcard tests/fuzz tests/fault)
+	stage "end-to-end tests" tests --reruns 1 -m "not slow" $(wildcard tests/e2e tests/conformance)
+	stage "fuzz and fault tests" tests --reruns 1 -m "not slow" $(wildcard tests/fuzz tests/fault)
 	finish
 
 exam: $(VENV)/.dev packages

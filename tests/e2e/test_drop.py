@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,28 @@ def started(terminal: Terminal, kind: str) -> None:
         terminal.expect("a{40}\r\naaaa")
 
 
+@contextmanager
+def shown(terminal: Terminal, kind: str) -> Iterator[None]:
+    """Let the terminal show what comes meanwhile, as any does that is not stuck."""
+    over = threading.Event()
+
+    def show() -> None:
+        while not over.is_set():
+            terminal.read(0.05)
+            if terminal.popen.poll() is not None:
+                return
+
+    reader = threading.Thread(target=show)
+    if kind != "stuck client":
+        reader.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if reader.ident is not None:
+            reader.join()
+
+
 def trial(lab: Lab, tap: Tap, at: Endpoint, kind: str) -> float:
     """Drop one session; returns the seconds until both sides had closed."""
     pid = lab.proxyd.pid
@@ -66,11 +90,12 @@ def trial(lab: Lab, tap: Tap, at: Endpoint, kind: str) -> float:
             terminal.type("echo " + "y" * 3000)
         client = lab.proxyd.client()
         began = time.monotonic()
-        answer = client.call("drop", session=session, reason="trial")
-        assert answer["session"] == session
-        eventually("the session is gone", lambda: not lab.proxyd.live(), within_s=5)
-        eventually("its sockets are closed", lambda: open_sockets(pid) <= baseline, within_s=5)
-        took = time.monotonic() - began
+        with shown(terminal, kind):
+            answer = client.call("drop", session=session, reason="trial")
+            assert answer["session"] == session
+            eventually("the session is gone", lambda: not lab.proxyd.live(), within_s=5)
+            eventually("its sockets are closed", lambda: open_sockets(pid) <= baseline, within_s=5)
+            took = time.monotonic() - began
         tap.stalled.clear()
         if kind == "stuck client":
             os.kill(terminal.popen.pid, signal.SIGCONT)

@@ -168,7 +168,7 @@ async def test_a_grant_for_transfers_runs_transfers_only(tmp_path: Path) -> None
         client.abort()
         await rig.ended(session)
         codes = [body["code"] for body in rig.bodies(session, Kind.FINDING)]
-        assert codes == ["not-scp"]
+        assert "not-scp" in codes
 
 
 async def test_a_transfer_goes_through_under_a_grant_for_transfers(tmp_path: Path) -> None:
