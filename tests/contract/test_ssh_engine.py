@@ -300,12 +300,12 @@ async def test_exit_statuses_nobody_reads_end_the_session(tmp_path: Path) -> Non
     async with rigged(tmp_path) as rig:
         client = await rig.attack("alice+web1")
         _, sink = await running(rig, client)
-        front = rig.engines[0]._front
+        front, link = rig.engines[0]._front, sink.target._transport
         client._transport.pause_reading()
         most = 0
         with trio.fail_after(60):
             while front._transport is not None:
-                while sink.target._transport.get_write_buffer_size() < MIB:
+                while link.get_write_buffer_size() < MIB and not link.is_closing():
                     sink.channel._send_request(b"exit-status", uint32(1) + bytes(200))
                 most = max(most, waiting(front))
                 await trio.sleep(0.001)

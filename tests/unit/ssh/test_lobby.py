@@ -76,7 +76,7 @@ async def test_what_is_typed_ahead_reaches_the_target_once_and_is_recorded(tmp_p
 
 
 async def test_a_connection_becomes_one_session_by_one_menu(tmp_path: Path) -> None:
-    async with rigged(tmp_path) as rig:
+    async with rigged(tmp_path, channels=("shell",)) as rig:
         client = await rig.attack("alice")
         (first, _), (second, screen) = await menu(client), await menu(client)
         first.write(b"1\r")
