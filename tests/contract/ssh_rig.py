@@ -216,6 +216,7 @@ class Rig:
     engines: list[SshEngine] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     sinks: list[Sink] = field(default_factory=list)
+    clients: list[Attacker] = field(default_factory=list)
     refuses: set[str] = field(default_factory=set)
     stop: Callable[[], None] = lambda: None
 
@@ -266,6 +267,7 @@ async def connect(rig: Rig, username: str, wanted: dict[str, Any]) -> Attacker:
     )  # fmt: skip
     options.waiter = asyncio.get_running_loop().create_future()
     made = factory(asyncio.get_running_loop(), options, wait="auth")
+    rig.clients.append(made)
     try:
         await asyncio.get_running_loop().create_connection(lambda: made, HOST, rig.port)
         await options.waiter
@@ -381,9 +383,15 @@ async def _rigged(
             rig.port = int(listener.address.rsplit(":", 1)[1])
             nursery.start_soon(listener.run)
             rig.stop = nursery.cancel_scope.cancel  # as the daemon does it, at once
-            yield rig
-            for connection in rig.targets:
-                connection.abort()
+            try:
+                yield rig
+            except BaseException:
+                for client in rig.clients:
+                    client.abort()
+                raise
+            finally:
+                for connection in rig.targets:
+                    connection.abort()
             await until("every session is sealed", lambda: not len(core.registry), within_s=CALM_S)
             nursery.cancel_scope.cancel()
     finally:

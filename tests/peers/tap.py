@@ -114,8 +114,8 @@ class Tap:
         if self.fault is Fault.RESET:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
         with contextlib.suppress(OSError):
-            if self.fault is Fault.CLOSE:
-                client.shutdown(socket.SHUT_RDWR)
+            # Wakes the thread that reads it: while that waits in the kernel, close() sends nothing.
+            client.shutdown(socket.SHUT_RD if self.fault is Fault.RESET else socket.SHUT_RDWR)
         client.close()
         with contextlib.suppress(OSError):
             server.shutdown(socket.SHUT_RDWR)

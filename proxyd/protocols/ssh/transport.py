@@ -227,7 +227,7 @@ class Hardened(SSHConnection):
             return
         if self._unread and transport.get_write_buffer_size() > UNREAD_MAX:
             self._unread = False
-            self._loop.call_soon(self._give_up)
+            self._give_up()
 
     def _give_up(self) -> None:
         self._force_close(ConnectionLost("The peer does not read"))
@@ -300,7 +300,7 @@ class Hardened(SSHConnection):
         self._deferred_bytes += DEFERRED_COST + sum(map(len, args))
         if self._deferred_bytes > UNREAD_MAX:
             self._deferred_bytes = 0
-            self._loop.call_soon(self._give_up)
+            self._give_up()
 
     def _send_deferred_packets(self) -> None:
         """Send what had to wait."""
@@ -509,10 +509,11 @@ class Hardened(SSHConnection):
         """
         if transport.is_closing():
             return
-        if transport.can_write_eof():
-            transport.write_eof()
-        else:
-            transport.close()
+        with contextlib.suppress(OSError, RuntimeError):  # uvloop's word for a handle that the peer has just ended
+            if transport.can_write_eof():
+                transport.write_eof()
+            else:
+                transport.close()
 
     def connection_lost(self, exc: Exception | None = None) -> None:
         """Note the end; a transport that has gone needs no deadline any more."""
