@@ -509,7 +509,9 @@ class Hardened(SSHConnection):
         """
         if transport.is_closing():
             return
-        with contextlib.suppress(OSError, RuntimeError):  # uvloop's word for a handle that the peer has just ended
+        with contextlib.suppress(
+            OSError, RuntimeError
+        ):  # uvloop's word for a handle that the peer has just ended
             if transport.can_write_eof():
                 transport.write_eof()
             else:
