@@ -81,9 +81,8 @@ class Listener:
         nursery.start_soon(self._converse_admitted, Caller(sock, ip, port), ticket)
 
     async def _converse_admitted(self, caller: Caller, ticket: Ticket) -> None:
-        engine = self._make_engine(caller, self.converse)
         try:
-            await self.converse(engine, ticket)
+            await self.converse(self._make_engine(caller, self.converse), ticket)
         finally:
             ticket.close()
 

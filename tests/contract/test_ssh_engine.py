@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from asyncssh.constants import MSG_CHANNEL_DATA, MSG_IGNORE, MSG_KEXINIT
 
 from proxyd.errors import RecordingFailed
 from proxyd.host import loop, on_host
-from proxyd.protocols.ssh import transport
+from proxyd.protocols.ssh import bounds
 from proxyd.protocols.ssh.back import MAX_BANNER
 from proxyd.protocols.ssh.channel import LEAST_PACKET, PIECES, WINDOW
 from proxyd.protocols.ssh.front import MAX_GLOBAL_REQUESTS
@@ -128,7 +129,7 @@ async def test_key_exchanges_for_their_own_sake_end(early: bool, tmp_path: Path)
                     client._kexinit_sent = True
                     count += 1
                 await trio.sleep(0.001)
-        assert count <= (1 if early else 3 + 2 + int(transport.REKEY_RATE))
+        assert count <= (1 if early else 3 + 2 + int(bounds.REKEY_RATE))
 
 
 async def test_key_exchanges_that_are_earned_go_on(tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ async def test_answers_nobody_reads_end_the_connection(logged_in: bool, tmp_path
                     client.send_packet(UNKNOWN_MESSAGE, bytes(8))
                 most = max(most, waiting(front))
                 await trio.sleep(0.001)
-        assert most < transport.UNREAD_MAX + MIB
+        assert most < bounds.UNREAD_MAX + MIB
         client.abort()
 
 
@@ -244,10 +245,23 @@ async def test_who_says_too_much_while_a_login_waits_is_sent_away(mute: str, tmp
             while front._transport is not None:
                 most = max(most, len(front._inpbuf))
                 await trio.sleep(0.01)
-        assert most < 2 * transport.AHEAD_MAX
+        assert most < 2 * bounds.AHEAD_MAX
         assert front._transport is None
         outer.abort()
         task.cancel()
+
+
+async def test_nobody_says_a_thousand_things_before_the_login(tmp_path: Path) -> None:
+    async with rigged(tmp_path) as rig:
+        ignored = struct.pack(">IBBI", 12, 6, MSG_IGNORE, 0) + bytes(6)
+        with socket.create_connection((HOST, rig.port)) as link:
+            link.sendall(b"SSH-2.0-x\r\n" + ignored * (2 * bounds.EARLY_PACKETS))
+            await until(
+                "the client is sent away", lambda: rig.engines and rig.engines[0]._front.left.is_set()
+            )
+            front = rig.engines[0]._front
+            assert front._recv_seq <= bounds.EARLY_PACKETS + bounds.SLICE // len(ignored)
+            assert "before the login" in str(front.why_left())
 
 
 async def test_a_burst_of_tiny_packets_holds_up_nobody_for_long(tmp_path: Path) -> None:
@@ -269,7 +283,7 @@ async def test_a_burst_of_tiny_packets_holds_up_nobody_for_long(tmp_path: Path) 
         front._inpbuf = packet * 16384
         front._recv_data()
         assert len(sizes) == 16384
-        assert max(sizes) <= transport.SLICE
+        assert max(sizes) <= bounds.SLICE
         client.abort()
 
 
@@ -309,7 +323,7 @@ async def test_exit_statuses_nobody_reads_end_the_session(tmp_path: Path) -> Non
                     sink.channel._send_request(b"exit-status", uint32(1) + bytes(200))
                 most = max(most, waiting(front))
                 await trio.sleep(0.001)
-        assert most < transport.UNREAD_MAX + MIB
+        assert most < bounds.UNREAD_MAX + MIB
         client.abort()
 
 
