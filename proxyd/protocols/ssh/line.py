@@ -64,6 +64,7 @@ class Line:
         self._eof_held = False
         self._runs = False
         self._transfers_only = False
+        self._turned_away = ""
         self._closed = 0
         self._status: int | None = None
         self._watch: transfers.Watch | None = None
@@ -196,6 +197,10 @@ class Line:
                 Kind.REQUEST, {"name": name, "side": "client", "refused": refusal, **fields}, self.number
             )
             self.gate.refused_requests += self.gate.closed
+            if self._is_final(name, refusal):
+                self._runs = True
+                self._turned_away = refusal
+                return settled(loop, granted=True)
             self.tell(refusal)
             return settled(loop, granted=False)
         self._note_request(half, name, body, fields)
@@ -207,6 +212,15 @@ class Line:
             self._runs = True
             answer.add_done_callback(self._start_answered)
         return answer
+
+    def _is_final(self, name: str, refusal: str) -> bool:
+        """Tell whether a refused start leaves nothing to ask for; PuTTY's scp tries the subsystem, then a command.
+
+        OpenSSH leaves on the failure of its start, often before it has printed what came just ahead of it.
+        """
+        if self.kind != "session" or self._runs or refusal is MALFORMED:
+            return False
+        return name in ("shell", "exec") or (name == "subsystem" and "exec" not in self.relay.channels)
 
     def _start_answered(self, answer: asyncio.Future[bool]) -> None:
         """Forget a start the target has refused: PuTTY goes on to ask for the next best thing (rule 4)."""
@@ -312,10 +326,21 @@ class Line:
     # ------------------------------------------------------------------ start and end
 
     def started(self) -> None:
-        """Let both halves flow: the target has accepted the shell, command or subsystem."""
+        """Let both halves flow: the target has accepted the shell, command or subsystem.
+
+        A start that was refused for good is granted, told why, and ends: the client prints that.
+        """
+        if self._turned_away:
+            self._turn_away()
+            return
         self.near.begin()
         if self.far is not None:
             self.far.begin()
+
+    def _turn_away(self) -> None:
+        self.tell(self._turned_away)
+        self._exit_lost()
+        self.close()
 
     def eof(self, half: RelayChannel) -> None:
         """Pass on the end of one direction; a client's waits at a closed gate."""
@@ -409,7 +434,10 @@ class Line:
         self.near.discard()
         self.tell(text)
         if self.kind == "session" and self.near.is_open():
-            self.near.ask("exit-status", _LOST_CODE.to_bytes(4, "big"), wants_reply=False)
+            self._exit_lost()
+
+    def _exit_lost(self) -> None:
+        self.near.ask("exit-status", _LOST_CODE.to_bytes(4, "big"), wants_reply=False)
 
 
 def _request(name: str, body: bytes) -> dict[str, Any]:

@@ -60,6 +60,7 @@ class Menu:
         self.held: list[tuple[str, bytes]] = []
         self._choices: list[Permit] = []
         self._typed = ""
+        self._turned_away = ""
         self.ahead = b""
 
     def request(self, half: RelayChannel, name: str, body: bytes, wants_reply: bool) -> asyncio.Future[bool]:  # noqa: ARG002, FBT001
@@ -74,11 +75,10 @@ class Menu:
         if name == "shell" and self.pty:
             self.shown = True
             self.held.append((name, body))
-            loop.call_soon(self._show)
             return settled(loop, granted=True)
         if name in ("shell", "exec", "subsystem"):
             self.shown = True
-            loop.call_soon(self._leave, NO_TARGET.format(user=self.lobby.front.user))
+            self._turned_away = NO_TARGET.format(user=self.lobby.front.user)
             return settled(loop, granted=True)
         return settled(loop, granted=False)
 
@@ -161,8 +161,11 @@ class Menu:
         self.near.write(f"{text}\r\n".encode())
 
     def started(self) -> None:
-        """Read what is typed."""
-        self.near.begin()
+        """Show the menu, or why there is none: the client has been told that its request is granted."""
+        if self._turned_away:
+            self._leave(self._turned_away)
+        else:
+            self._show()
 
     def eof(self, half: RelayChannel) -> None:
         """Leave: nobody will type any more."""

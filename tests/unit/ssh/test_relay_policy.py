@@ -159,7 +159,10 @@ async def test_a_grant_for_transfers_runs_transfers_only(tmp_path: Path) -> None
             (b"subsystem", string(b"netconf")),
             (b"subsystem", string(b"sftp\0")),
         ):
-            assert not await asked(await client.channel(), name, rest), rest
+            channel = await client.channel()
+            assert await asked(channel, name, rest), rest  # a client that is refused may leave unread what it is told
+            await until("it has ended", lambda channel=channel: channel._send_chan is None)
+        assert not any(sink.asked for sink in rig.sinks)
         channel, sink = await running(rig, client, b"scp -t /tmp")
         send(channel, SECRET)  # no scp: whatever runs there, it is not what was granted
         await until("the channel is closed", lambda: sink.closed)
@@ -169,6 +172,7 @@ async def test_a_grant_for_transfers_runs_transfers_only(tmp_path: Path) -> None
         await rig.ended(session)
         codes = [body["code"] for body in rig.bodies(session, Kind.FINDING)]
         assert "not-scp" in codes
+        assert sum("refused" in body for body in rig.bodies(session, Kind.REQUEST)) == 7
 
 
 async def test_a_transfer_goes_through_under_a_grant_for_transfers(tmp_path: Path) -> None:
