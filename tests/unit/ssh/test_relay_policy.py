@@ -160,7 +160,9 @@ async def test_a_grant_for_transfers_runs_transfers_only(tmp_path: Path) -> None
             (b"subsystem", string(b"sftp\0")),
         ):
             channel = await client.channel()
-            assert await asked(channel, name, rest), rest  # a client that is refused may leave unread what it is told
+            assert await asked(channel, name, rest), (
+                rest
+            )  # a client that is refused may leave unread what it is told
             await until("it has ended", lambda channel=channel: channel._send_chan is None)
         assert not any(sink.asked for sink in rig.sinks)
         channel, sink = await running(rig, client, b"scp -t /tmp")
