@@ -46,6 +46,10 @@ TRIM_STREAMS = (
     32  # freed zstd streams (0.15 MB each) that make asking the C library for its free pages worth it
 )
 TRIM_SECONDS = 10.0
+KEPT_BYTES = (
+    16 << 20
+)  # the C library keeps this much for the next block: fetching it anew cost half of a write
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 TOO_SLOW = "The recording failed: the recording storage is too slow"
 
 
@@ -97,6 +101,7 @@ class Recorder:
         self._newsy: set[Tape] = set()
         self._news_bell = trio.Event()
         self._trimmer = _Trimmer()
+        self._packer = new_packer()  # the writer's
 
     # ------------------------------------------------------------------ sessions
 
@@ -321,15 +326,16 @@ class Recorder:
             self._gauges.lag(time.monotonic() - oldest)
         for tape, failure in zip(tapes, results, strict=True):
             self._settle(tape, failure)
+            if failure is None and tape.reel.queue:
+                self.hurry(tape)
         self._gauges.queue(sum(tape.queued for tape in tapes))
 
     def _write_reels(self, reels: Sequence[Reel]) -> list[Failure | None]:
-        packer = new_packer()
         results: list[Failure | None] = []
         rested = 0
         for reel in reels:
             try:
-                rested += reel.write(packer)
+                rested += reel.write(self._packer)
                 results.append(None)
             except (OSError, RecordingFailed) as error:
                 results.append(error)
@@ -448,6 +454,9 @@ class _Trimmer:
         self._last = 0.0
         library = ctypes.CDLL(None)
         self._trim = library.malloc_trim if hasattr(library, "malloc_trim") else None  # glibc alone has it
+        if self._trim is not None:
+            library.mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
+            library.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
     def freed(self, streams: int) -> None:
         """Count freed streams, and trim when it pays."""

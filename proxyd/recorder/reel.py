@@ -29,6 +29,7 @@ from proxyd.recorder.manifest import End, Manifest, SegmentEntry
 from proxyd.recorder.segment import Item, Mark, SegmentHeader, SegmentWriter
 
 BLOCK_BYTES = 1 << 20  # a frame opens whole: this is what a reader must hold at once
+TURN_BYTES = 2 << 20  # written of one reel at a time: its session, and the other reels, wait no longer
 SEGMENT_BYTES = 16 << 20  # parts of an object-store upload, and what a damaged disk block can cost
 SEGMENT_MS = 600_000  # ... or ten minutes: what is sealed can be copied away
 CHECKPOINT_SECONDS = 10.0  # how much of a live recording an intruder could replace unseen
@@ -166,12 +167,12 @@ class Reel:
             self._sync()
 
     def write(self, packer: msgpack.Packer) -> bool:
-        """Write what is queued and do what is due; raises OSError (what is left, stays) and RecordingFailed.
+        """Write TURN_BYTES of what is queued, do what is due; raises OSError (what is left, stays) and RecordingFailed.
 
         Gives whether a zstd stream was freed.
         """
         with self.lock:
-            self._drain(packer)
+            self._drain(packer, TURN_BYTES)
             return self._chores()
 
     def sync(self) -> None:
@@ -209,7 +210,8 @@ class Reel:
 
     # ------------------------------------------------------------------ writing
 
-    def _drain(self, packer: msgpack.Packer) -> None:
+    def _drain(self, packer: msgpack.Packer, most: int | None = None) -> None:
+        """Write the queue, or about `most` bytes of it."""
         if self._abandon:
             self._abandon = False
             if self._segment is not None:
@@ -219,11 +221,13 @@ class Reel:
         elif self._segment is not None:
             self._segment.file.push()
             self._settle(self._segment)
-        while self.queue:
+        taken = 0
+        while self.queue and (most is None or taken < most):
             if self.queue[0].last_seq <= self._forget_seq:
                 self.queue.popleft()
                 continue
             self._cut_first()
+            taken += self.queue[0].size
             segment = self._ready_for(self.queue[0])
             self._append(segment, self.queue.popleft(), packer)
 

@@ -88,6 +88,18 @@ _ZSTD = zstandard.ZstdCompressionParameters(
     write_checksum=False,
 )
 
+# What a torrent is packed with, GOP_RAW_BYTES in less than TORRENT_MS: less than half the work on what is all alike,
+# and text 4 % larger.
+_ZSTD_TORRENT = zstandard.ZstdCompressionParameters(
+    window_log=17,
+    hash_log=14,
+    min_match=6,
+    strategy=zstandard.STRATEGY_FAST,
+    write_content_size=False,
+    write_checksum=False,
+)
+TORRENT_MS = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Scan:
@@ -189,24 +201,34 @@ class SegmentWriter:
         if not 0 < len(items) <= MAX_COUNT:
             raise ValueError(f"a frame holds 1 to {MAX_COUNT} records, not {len(items)}")
         t0_ms, t1_ms = items[0][0] // 1000, items[-1][0] // 1000
-        raw = pack_items(items, packer)
-        if len(raw) > MAX_PAYLOAD // 2:  # zstd may add a little, and the reader's limit is not to be met
-            raise ValueError(f"a block of {len(raw)} bytes is too long to record")
-        stream, flags = self._stream, ENCRYPTED
-        if stream is None or t0_ms >= self.fresh_until_ms or self._fresh_raw >= GOP_RAW_BYTES:
-            # A new compressor, not the old one again: then the memory of a stream that rests is given back.
-            stream = zstandard.ZstdCompressor(compression_params=_ZSTD).compressobj()
-            flags |= FRESH
-            self.marks.append(Mark(self.size, self._number, t0_ms, self.next_seq, self.chain))
-            self._stream, self._fresh_ms, self._fresh_raw = stream, t0_ms, 0
-        self._fresh_raw += len(raw)
-        block = stream.compress(raw) + stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+        try:
+            with pack_items(items, packer) as raw:
+                block, flags = self._compressed(raw, t0_ms)
+        finally:
+            packer.reset()
         t0, t1 = t0_ms - self.header.start_ms, t1_ms - self.header.start_ms
         head = HEAD.pack(len(block) + TAG, FrameType.EVENTS, flags, len(items), t0, t1, self._number)
         nonce = NONCE.pack(self.header.number, self._number)
         self.next_seq += len(items)
         self.t1_ms = t1_ms
         return self._frame(head, self._aead.encrypt(nonce, block, head + self.chain))
+
+    def _compressed(self, raw: memoryview, t0_ms: int) -> tuple[bytes, int]:
+        """Give a block compressed, and its flags; the first of a zstd stream is where decoding can start."""
+        if len(raw) > MAX_PAYLOAD // 2:  # zstd may add a little, and the reader's limit is not to be met
+            raise ValueError(f"a block of {len(raw)} bytes is too long to record")
+        stream, flags = self._stream, ENCRYPTED
+        full = self._fresh_raw >= GOP_RAW_BYTES
+        if stream is None or t0_ms >= self.fresh_until_ms or full:
+            torrent = full and t0_ms - self._fresh_ms < TORRENT_MS
+            # A new compressor, not the old one again: then the memory of a stream that rests is given back.
+            compressor = zstandard.ZstdCompressor(compression_params=_ZSTD_TORRENT if torrent else _ZSTD)
+            stream = compressor.compressobj()
+            flags |= FRESH
+            self.marks.append(Mark(self.size, self._number, t0_ms, self.next_seq, self.chain))
+            self._stream, self._fresh_ms, self._fresh_raw = stream, t0_ms, 0
+        self._fresh_raw += len(raw)
+        return stream.compress(raw) + stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK), flags
 
     def checkpoint(self) -> bytes:
         """Give a CHECKPOINT frame over everything so far."""
@@ -277,16 +299,16 @@ def seal_recovered(scan: Scan, signer: Signer) -> tuple[bytes, bytes]:
     return data, tail.chain
 
 
-def pack_items(items: Sequence[Item], packer: msgpack.Packer) -> bytes:
-    """Pack a block's records; the first delta counts from the block's own first whole millisecond."""
+def pack_items(items: Sequence[Item], packer: msgpack.Packer) -> memoryview:
+    """Pack a block's records; the first delta counts from the block's own first whole millisecond.
+
+    What it gives is the packer's own memory: good until its next use, before which the packer is to be reset.
+    """
     last = items[0][0] // 1000 * 1000
-    try:
-        for at_us, kind, channel, body in items:
-            packer.pack((at_us - last, kind, channel, body))
-            last = at_us
-        packed: bytes = packer.bytes()
-    finally:
-        packer.reset()
+    for at_us, kind, channel, body in items:
+        packer.pack((at_us - last, kind, channel, body))
+        last = at_us
+    packed: memoryview = packer.getbuffer()
     return packed
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BLOCK_FULL = 64 << 10  # a block this long is written soon, however young: what a crash may cost at full rate
 BLOCK_HUGE = 1 << 20  # ... and this long, at once: a frame holds no more
 QUEUE_HIGH = 4 << 20  # storage is behind: the session holds
-QUEUE_LOW = 1 << 20  # storage has caught up
+QUEUE_LOW = 3 << 20  # storage has caught up with some; less would let the session wait while storage works
 QUEUE_MAX = 64 << 20  # a session that can't hold (bytes its library had read already) ends here
 OUTAGE_KEEP = 1 << 20  # what a best-effort tape keeps while storage fails: a short failure costs nothing
 RING_BYTES = 1 << 20  # written blocks kept for viewers, so that one a moment late need not read the file

@@ -26,8 +26,9 @@ from proxyd import target as targets
 from proxyd.errors import TargetError, TargetLoginFailed, TargetUnreachable
 from proxyd.host import loop, on_host
 from proxyd.protocols.ssh.channel import LEAST_PACKET, RelayChannel
+from proxyd.protocols.ssh.ciphers import TARGET_CIPHERS, TARGET_MACS, WEAK
 from proxyd.protocols.ssh.relay import MAX_CHANNELS, global_request
-from proxyd.protocols.ssh.transport import TARGET_CIPHERS, TARGET_MACS, WEAK, Hardened
+from proxyd.protocols.ssh.transport import Hardened, Wire
 from proxyd.protocols.ssh.wire import KexInit, printable
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ async def _handshake(connection: BackConnection, options: Any, sock: Any) -> Non
     host_loop = asyncio.get_running_loop()
     done = False
     try:
-        await host_loop.create_connection(lambda: connection, sock=sock)
+        await host_loop.create_connection(lambda: Wire(connection), sock=sock)
         await options.waiter
         done = True
     finally:

@@ -22,7 +22,7 @@ from asyncssh.connection import SSHConnection
 from asyncssh.constants import (
     EXTENDED_DATA_STDERR,
     MSG_CHANNEL_CLOSE,
-    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_EXTENDED_DATA,
     MSG_CHANNEL_FAILURE,
     MSG_CHANNEL_REQUEST,
     MSG_CHANNEL_SUCCESS,
@@ -79,6 +79,7 @@ class RelayChannel(SSHChannel[bytes]):
 
     _read_datatypes = {EXTENDED_DATA_STDERR}  # noqa: RUF012 - asyncssh's class attribute
     _write_datatypes = {EXTENDED_DATA_STDERR}  # noqa: RUF012
+    _send_buf: list[tuple[bytes | bytearray, int | None]]  # type: ignore[assignment]  # asyncssh copies each into a bytearray
 
     def __init__(self, connection: Hardened, line: Line | Menu, *, near: bool) -> None:
         window = WINDOW if len(connection._channels) < CROWD else CROWD_WINDOW
@@ -198,31 +199,52 @@ class RelayChannel(SSHChannel[bytes]):
         if self._send_state != "open":
             return
         size = len(data)
+        waiting = self._send_buf
         if (
             datatype is None
-            and not self._send_buf
+            and not waiting
             and 0 < size <= self._send_window
             and size <= self._send_pktsize
             and not self._link.transport_full
         ):
             self._send_window -= size
-            self._link.send_packet(MSG_CHANNEL_DATA, _chan_and_length(self._send_chan, size), data)
+            self._link.send_channel_data(self._send_chan, data)  # type: ignore[arg-type]  # an open channel has it
             return
         if not size:
             return
-        if self._send_buf and self._send_buf[-1][1] == datatype and len(self._send_buf[-1][0]) < PACKET:
-            self._send_buf[-1][0].extend(data)
+        if waiting and waiting[-1][1] == datatype and len(waiting[-1][0]) + size <= PACKET:
+            last = waiting[-1][0]
+            if isinstance(last, bytearray):
+                last.extend(data)
+            else:
+                waiting[-1] = (bytearray(last) + data, datatype)
         else:
-            self._send_buf.append((bytearray(data), datatype))
+            waiting.append((data, datatype))
         self._send_buf_len += size
         self._flush_send_buf()
 
     def _flush_send_buf(self) -> None:
-        """Send what the window allows, unless the transport is full."""
-        if self._send_buf and self._link.transport_full:
+        """Send what the window allows while the transport takes it, and then an end or a close that came behind."""
+        waiting = self._send_buf
+        while waiting and self._send_window and not self._link.transport_full:
+            data, datatype = waiting[0]
+            most = min(self._send_window, self._send_pktsize)
+            if len(data) > most:
+                waiting[0] = (data[most:], datatype)
+                data = data[:most]
+            else:
+                del waiting[0]
+            self._send_buf_len -= len(data)
+            self._send_window -= len(data)
+            if datatype is None:
+                self._link.send_channel_data(self._send_chan, data)  # type: ignore[arg-type]  # an open channel has it
+            else:
+                head = _chan_and_length(datatype, len(data))
+                self.send_packet(MSG_CHANNEL_EXTENDED_DATA, head, bytes(data))
+        if self._session is not None:
             self._pause_resume_writing()
-            return
-        super()._flush_send_buf()
+        if not waiting:
+            super()._flush_send_buf()
 
     def limit_ahead(self) -> None:
         """Use no more than TERMINAL_AHEAD of the window the peer has given; call it before data flows."""

@@ -17,6 +17,7 @@ from proxyd.protocols.ssh import back
 from proxyd.protocols.ssh.front import CHACHA, CTR, GCM, KEX, MACS, FrontConnection, FrontOwner
 from proxyd.protocols.ssh.lobby import Lobby
 from proxyd.protocols.ssh.relay import Relay
+from proxyd.protocols.ssh.transport import Wire
 
 if TYPE_CHECKING:
     from proxyd.access import Permit
@@ -90,7 +91,7 @@ class SshEngine:
         front = self._front
         if self._inner is None:
             front.prepare(self._core, self._caller.ip)
-            await on_host(loop().connect_accepted_socket(lambda: front, self._caller.sock))
+            await on_host(loop().connect_accepted_socket(lambda: Wire(front), self._caller.sock))
         await front.proved.wait()
         if front.login is None or front.left.is_set():
             raise front.why_left()

@@ -18,10 +18,10 @@ import contextlib
 import functools
 import inspect
 import os
-import re
+import struct
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from asyncssh.constants import (
     MSG_CHANNEL_DATA,
@@ -38,88 +38,35 @@ from asyncssh.constants import (
     MSG_USERAUTH_FIRST,
     MSG_USERAUTH_LAST,
 )
-from asyncssh.encryption import Encryption, GCMEncryption
 from asyncssh.misc import CompressionError, DisconnectError, MACError, ProtocolError
 from asyncssh.packet import PacketDecodeError, SSHPacket, UInt32
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from proxyd.protocols.ssh.bounds import Bounded
+from proxyd.protocols.ssh.ciphers import WEAK, CachedGCM, cached
+
+if TYPE_CHECKING:
+    from asyncssh.encryption import Encryption
 
 GOODBYE_S = 0.8
 """Seconds a closing transport may take to flush; a drop promises closed within one second."""
 
+READ_BYTES = 256 * 1024
+"""What is read at a time, at most; an unfinished packet of it is a tenth of that."""
+
 GCM_TAG = 16
 _PLAIN_HEADER = 10  # padding length, message type, channel, data length: what precedes CHANNEL_DATA's data
-
-WEAK = re.compile(rb"cbc|arcfour|md5|-96|sha1\b|3des|ssh-dss|ssh-rsa\b(?!-)|rsa1024|umac-64|^none$")
-"""Algorithms no link should use now, by what is in their names (RFC 9142; NIST SP 800-131A)."""
+_GCM_BLOCK = 16
+_PADDINGS = tuple(
+    os.urandom(size) for size in range(_GCM_BLOCK + 4)
+)  # nobody sees them: the cipher is no CBC
+_READ = memoryview(bytearray(READ_BYTES))
+_PLAIN = memoryview(bytearray(READ_BYTES))
+_data_head, _data_fields = struct.Struct(">BBII").pack, struct.Struct(">BBII").unpack_from
+_chan_and_length = struct.Struct(">II").pack
+_length = struct.Struct(">I")
 
 _HELD_UNTIL_KEX = frozenset({MSG_DEBUG, MSG_SERVICE_REQUEST, MSG_SERVICE_ACCEPT})
-
-# What the link to the target offers, best first; chacha20 last, for it costs twice AES-GCM here.
-TARGET_CIPHERS = (
-    "aes128-gcm@openssh.com",
-    "aes256-gcm@openssh.com",
-    "aes128-ctr",
-    "aes192-ctr",
-    "aes256-ctr",
-    "chacha20-poly1305@openssh.com",
-)
-# Its MACs, for ciphers that need one: encrypt-then-MAC and long tags first, the weak ones for old devices last.
-TARGET_MACS = (
-    "hmac-sha2-256-etm@openssh.com",
-    "hmac-sha2-512-etm@openssh.com",
-    "hmac-sha2-256",
-    "hmac-sha2-512",
-    "hmac-sha1-etm@openssh.com",
-    "hmac-sha1",
-)
-
-
-class CachedGCM(Encryption):
-    """AES-GCM as RFC 5647 uses it in SSH; the AEAD object is made once a key, not once a packet."""
-
-    def __init__(self, key: bytes, iv: bytes) -> None:
-        self._aead = AESGCM(key)
-        self._fixed = iv[:4]
-        self._counter = int.from_bytes(iv[4:], "big")
-
-    def next_iv(self) -> bytes:
-        """Give the nonce of the next packet and advance the invocation counter (RFC 5647, 7.1)."""
-        counter = self._counter
-        self._counter = (counter + 1) & 0xFFFFFFFFFFFFFFFF
-        return self._fixed + counter.to_bytes(8, "big")
-
-    def encrypt_packet(self, seq: int, header: bytes, packet: bytes) -> tuple[bytes, bytes]:  # noqa: ARG002 - asyncssh's signature
-        """Encrypt one packet; the tag is part of the first item."""
-        return header + self._aead.encrypt(self.next_iv(), packet, header), b""
-
-    def decrypt_header(self, seq: int, first_block: bytes, header_len: int) -> tuple[bytes, bytes]:  # noqa: ARG002 - asyncssh's signature
-        """Give the clear length; GCM leaves it unencrypted."""
-        return first_block, first_block[:header_len]
-
-    def decrypt_packet(  # asyncssh's signature
-        self,
-        seq: int,  # noqa: ARG002
-        first: bytes,
-        rest: bytes,
-        header_len: int,
-        mac: bytes,
-    ) -> bytes | None:
-        """Decrypt one packet; None when the tag does not match."""
-        try:
-            return self._aead.decrypt(self.next_iv(), first[header_len:] + rest + mac, first[:header_len])
-        except InvalidTag:
-            return None
-
-
-def cached(encryption: Encryption | None) -> Encryption | None:
-    """Give the same cipher in the same state, with its AEAD object cached where it is AES-GCM."""
-    if type(encryption) is GCMEncryption:
-        cipher = encryption._cipher
-        return CachedGCM(cipher._key, cipher._iv)
-    return encryption
 
 
 class Hardened(Bounded):
@@ -160,6 +107,27 @@ class Hardened(Bounded):
         packet = b"".join((bytes((padding,)), *body, os.urandom(padding)))
         self._send_sealed(pkttype, UInt32(len(packet)), packet)
 
+    def send_channel_data(self, channel: int, data: bytes | bytearray) -> None:
+        """Send SSH_MSG_CHANNEL_DATA (RFC 4254, 5.2), in one pass where the cipher is AES-GCM and nothing else is due."""
+        encryption = self._send_encryption
+        size = len(data)
+        if (
+            type(encryption) is not CachedGCM
+            or self._compressor
+            or not (self._auth_complete and self._kex_complete)
+            or self._rekey_due()
+        ):
+            self.send_packet(MSG_CHANNEL_DATA, _chan_and_length(channel, size), bytes(data))
+            return
+        padding = -(_PLAIN_HEADER + size) % _GCM_BLOCK
+        if padding < 4:  # RFC 4253, 6: at least four bytes
+            padding += _GCM_BLOCK
+        length = _PLAIN_HEADER + size + padding
+        packet = b"".join((_data_head(padding, MSG_CHANNEL_DATA, channel, size), data, _PADDINGS[padding]))
+        self._send(encryption.seal(_length.pack(length), packet))
+        self._send_seq = (self._send_seq + 1) & 0xFFFFFFFF
+        self._rekey_bytes_sent += length
+
     def _rekey_due(self) -> bool:
         if self._rekey_bytes_sent >= self._rekey_bytes:
             return True
@@ -190,23 +158,40 @@ class Hardened(Bounded):
 
     # ------------------------------------------------------------------ rule 4: receiving
 
-    def data_received(self, data: bytes, datatype: int | None = None) -> None:  # noqa: ARG002 - asyncssh's signature
+    def data_received(self, data: bytes | memoryview, datatype: int | None = None) -> None:  # noqa: ARG002 - asyncssh's signature
         """Parse what arrived; AES-GCM after login in one pass without re-slicing the buffer."""
         if not self._transport:
             return
         self._received += len(data)
         encryption = self._recv_encryption
-        if (
-            type(encryption) is not CachedGCM
-            or not self._auth_complete
-            or self._decompressor
-            or self._recv_handler != self._recv_pkthdr
-        ):
-            super().data_received(data)
+        if not self._takes_packets(encryption):
+            super().data_received(bytes(data))
             return
         if self._inpbuf:
             data = self._inpbuf + data
             self._inpbuf = b""
+        self._take_packets(encryption, memoryview(data))
+
+    def data_read(self, data: memoryview, kept: int) -> None:
+        """Parse what was read behind the first `kept` bytes, which are those of `_inpbuf`; see Wire."""
+        encryption = self._recv_encryption
+        if kept and self._transport and self._takes_packets(encryption):
+            self._received += len(data) - kept
+            self._inpbuf = b""
+            self._take_packets(encryption, data)
+        else:
+            self.data_received(data[kept:])
+
+    def _takes_packets(self, encryption: Encryption | None) -> TypeGuard[CachedGCM]:
+        return (
+            type(encryption) is CachedGCM
+            and self._auth_complete
+            and not self._decompressor
+            and self._recv_handler == self._recv_pkthdr
+        )
+
+    def _take_packets(self, encryption: CachedGCM, data: memoryview) -> None:
+        """Process every whole packet in `data` and keep the rest, or hand it to asyncssh's path if the keys changed."""
         self._reset_keepalive_timer()
         try:
             done = self._parse(encryption, data)
@@ -216,61 +201,57 @@ class Hardened(Bounded):
         except Exception:  # noqa: BLE001 - asyncssh's own contract: a bug ends this connection, not the daemon
             self.internal_error()
         else:
-            self._keep_rest(encryption, data, done)
+            if not self._transport or done >= len(data):
+                return
+            self._inpbuf = bytes(data[done:])
+            if self._recv_encryption is not encryption and self._recv_handler == self._recv_pkthdr:
+                self._recv_data()
 
-    def _keep_rest(self, encryption: CachedGCM, data: bytes, done: int) -> None:
-        """Keep the bytes of an unfinished packet, or hand them to asyncssh's path if the keys changed."""
-        if not self._transport or done >= len(data):
-            return
-        self._inpbuf = data[done:] if done else data
-        if self._recv_encryption is not encryption and self._recv_handler == self._recv_pkthdr:
-            self._recv_data()
-
-    def _parse(self, encryption: CachedGCM, data: bytes) -> int:
+    def _parse(self, encryption: CachedGCM, data: memoryview) -> int:
         """Process every whole packet in `data`; give the offset of the first unfinished one.
 
         Raises DisconnectError (asyncssh's) on anything a peer may not send.
         """
-        view = memoryview(data)
         offset, end = 0, len(data)
+        length: int
+        decrypt_into, next_iv = encryption.decrypt_into, encryption.next_iv
         while end - offset >= 4:
-            length = int.from_bytes(view[offset : offset + 4], "big")
+            (length,) = _length.unpack_from(data, offset)
             if length > self._max_recv_pktlen:
                 raise ProtocolError("Max packet size exceeded")
-            following = offset + 4 + length + GCM_TAG
+            body = offset + 4
+            following = body + length + GCM_TAG
             if following > end:
                 break
-            plain = encryption._aead
+            packet = _PLAIN[:length]
             try:
-                packet = plain.decrypt(
-                    encryption.next_iv(), view[offset + 4 : following], view[offset : offset + 4]
-                )
+                decrypt_into(next_iv(), data[body:following], data[offset:body], packet)
             except InvalidTag:
                 raise MACError("MAC verification failed") from None
             offset = following
-            if len(packet) > _PLAIN_HEADER and packet[1] == MSG_CHANNEL_DATA:
+            if length > _PLAIN_HEADER and packet[1] == MSG_CHANNEL_DATA:
                 self._channel_data(packet)
                 self._recv_seq = (self._recv_seq + 1) & 0xFFFFFFFF
                 self._auth_final = True
-            elif not self._dispatch(packet):
+            elif not self._dispatch(bytes(packet)):
                 return offset
             if not self._transport or self._recv_encryption is not encryption:
                 return offset
         return offset
 
-    def _channel_data(self, packet: bytes) -> None:
+    def _channel_data(self, packet: memoryview) -> None:
         """Deliver SSH_MSG_CHANNEL_DATA (RFC 4254, 5.2) without building a packet object."""
-        channel = self._channels.get(int.from_bytes(packet[2:6], "big"))
+        padding, _, number, length = _data_fields(packet)
+        channel = self._channels.get(number)
         if channel is None:
             raise ProtocolError("Invalid channel number received")
-        length = int.from_bytes(packet[6:10], "big")
-        if _PLAIN_HEADER + length + packet[0] != len(packet):
+        if _PLAIN_HEADER + length + padding != len(packet):
             raise ProtocolError("Incomplete packet")
         if channel._recv_state != "open":
             raise ProtocolError("Channel not open for sending")
         if length > channel._recv_window:
             raise ProtocolError("Window exceeded")
-        channel._accept_data(packet[_PLAIN_HEADER : _PLAIN_HEADER + length])
+        channel._accept_data(bytes(packet[_PLAIN_HEADER : _PLAIN_HEADER + length]))
 
     def _dispatch(self, packet: bytes) -> bool:
         """Hand any other packet to its handler; False while an asynchronous one is at work."""
@@ -395,3 +376,46 @@ class Hardened(Bounded):
 def _wait_for_handler() -> bool:
     """Stand in for the parser while an asynchronous handler works; data is kept."""
     return False
+
+
+class Wire(asyncio.BufferedProtocol):
+    """Reads a socket for a connection, into memory that all share: a read and its parsing are never interrupted.
+
+    What was kept of an unfinished packet is put in front of what is read next, so that whole packets are opened where
+    they lie.
+    """
+
+    def __init__(self, connection: Hardened) -> None:
+        self._connection = connection
+        self._kept = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin the handshake."""
+        self._connection.connection_made(transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        """Give where the next bytes go."""
+        kept = self._connection._inpbuf
+        self._kept = len(kept) if len(kept) <= READ_BYTES // 2 else 0
+        _READ[: self._kept] = kept[: self._kept]
+        return _READ[self._kept :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Parse them."""
+        self._connection.data_read(_READ[: self._kept + nbytes], self._kept)
+
+    def eof_received(self) -> None:
+        """Pass on the end of what the peer sends; the transport closes."""
+        self._connection.eof_received()
+
+    def pause_writing(self) -> None:
+        """Pass on that the peer does not read."""
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass on that it does again."""
+        self._connection.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Pass on the end."""
+        self._connection.connection_lost(exc)
