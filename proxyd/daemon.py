@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -47,6 +48,9 @@ CONTROL_CONNECTIONS = 256
 SEAL_ALL_S = 15.0
 """Seconds all tapes together may take to seal at a stop; after that recovery does it at the next start."""
 
+GARBAGE_THRESHOLDS = (10_000, 10, 10)
+"""Objects made between two looks for cyclic garbage: the interpreter's 700 would look while somebody types."""
+
 _log = log.get("daemon")
 
 
@@ -55,6 +59,13 @@ def serve(path: Path) -> None:
     settings = config.load(path)
     log.setup(settings.log)
     host.run(functools.partial(Daemon(settings).run), stray=_stray)
+
+
+def _calm_collector() -> None:
+    """Take what the daemon is made of out of the search for garbage; it is there for good."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 
 def _stray(context: dict[str, Any]) -> None:
@@ -108,6 +119,7 @@ class Daemon:
                 names = await self._open(nursery)
                 for listener in self._listeners:
                     nursery.start_soon(listener.run)
+                _calm_collector()
                 notify("READY=1")
                 _log.info(
                     "ready",

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 BLOCK_FULL = 64 << 10  # a block this long is written soon, however young: what a crash may cost at full rate
 BLOCK_HUGE = 1 << 20  # ... and this long, at once: a frame holds no more
+BODY_BYTES = (
+    4 << 20
+)  # of one record: a frame holds twice that, and no message of any protocol here comes near
 QUEUE_HIGH = 4 << 20  # storage is behind: the session holds
 QUEUE_LOW = 3 << 20  # storage has caught up with some; less would let the session wait while storage works
 QUEUE_MAX = 64 << 20  # a session that can't hold (bytes its library had read already) ends here
@@ -130,17 +133,25 @@ class Tape:
     # ------------------------------------------------------------------ what sessions do
 
     def add(self, kind: Kind, body: Any, channel: int = 0) -> None:
-        """Record `body` as it is now, packed 8 MiB at most; a map or list must not be changed afterwards.
+        """Record `body` as it is now; a map or list must not be changed afterwards, and packs into 8 MiB at most.
 
-        After the end, and after a failure, does nothing. Costs 0.5 us, and what waking the writer costs once a block.
+        Bytes longer than BODY_BYTES become several records. After the end, and after a failure, does nothing. Costs
+        0.5 us, and what waking the writer costs once a block.
         """
         if self._closed:
             return
         if type(body) is bytes:
             size = len(body)
+            if size > BODY_BYTES:
+                for start in range(0, size, BODY_BYTES):
+                    self.add(kind, body[start : start + BODY_BYTES], channel)
+                return
             self._crossed[kind] += size
+        elif isinstance(body, bytearray | memoryview):
+            self.add(kind, bytes(body), channel)  # the caller's buffer will change
+            return
         else:
-            body, size = self._other(kind, body)
+            size = self._weighed(kind, body)
         self._items.append(((time.monotonic_ns() - self._zero_ns) // 1000, kind, channel, body))
         size = self._open_bytes = self._open_bytes + size + ITEM_BYTES
         if self._wanted:
@@ -219,14 +230,11 @@ class Tape:
 
     # ------------------------------------------------------------------ the slow side of add
 
-    def _other(self, kind: Kind, body: Any) -> tuple[Any, int]:
-        """Give a body that is no bytes as it can be kept, and its size."""
-        if isinstance(body, bytearray | memoryview):
-            body = bytes(body)  # the caller's buffer will change
-            self._crossed[kind] += len(body)
-        elif kind is Kind.FINDING:
+    def _weighed(self, kind: Kind, body: Any) -> int:
+        """Give the size of a body that is no bytes, and count findings."""
+        if kind is Kind.FINDING:
             self.findings += 1
-        return body, weigh(body) - ITEM_BYTES
+        return weigh(body) - ITEM_BYTES
 
     def _tell(self) -> None:
         self._wanted = False

@@ -426,3 +426,15 @@ async def _until(viewer: AsyncIterator[list[Record]], seq: int) -> AsyncIterator
         yield batch
         if batch[-1].seq >= seq:
             return
+
+
+async def test_bytes_of_any_length_are_recorded(studio: Studio) -> None:
+    flood = os.urandom(2 * tape.BODY_BYTES + 5)
+    async with running(studio):
+        made = await studio.open()
+        made.add(Kind.OUTPUT, flood)
+        made.add(Kind.OUTPUT, bytearray(flood))
+        await made.seal("closed")
+    bodies = [record.body for record in studio.read() if record.kind is Kind.OUTPUT]
+    assert max(map(len, bodies)) == tape.BODY_BYTES
+    assert b"".join(bodies) == 2 * flood
