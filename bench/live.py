@@ -50,9 +50,9 @@ def lags(rig: Rig, viewers: int, seconds: float) -> list[float]:
         for _ in range(viewers):
             streams.append(stack.enter_context(rig.proxyd.client().stream("watch", session=session)))
             streams[-1].receive()  # one after the other: a crowd at the door is not what is measured
+        rig.calm()
         caught_up(streams)
         found: list[float] = []
-        rig.calm()
         watched(streams, seconds, found.append)
     rig.proxyd.quiet()
     return found

@@ -234,8 +234,10 @@ class Access:
             rests = [rest for rest in rests if len(rest) == fewest]
         return frozenset().union(*(rest - {"totp"} or rest for rest in rests))
 
-    def authorize(self, user: str, login: str | None, target: str | None, source_ip: str) -> Permit:
-        """Return what the user may do now on the target they named; raises Denied.
+    def authorize(
+        self, user: str, login: str | None, target: str | None, source_ip: str, protocol: str = "ssh"
+    ) -> Permit:
+        """Return what the user may do now on the target of that protocol they named; raises Denied.
 
         `target`: its name, else its host or host:port. `login` None: the one account that grants allow.
         """
@@ -247,7 +249,7 @@ class Access:
                 f"You may not log in from {_shown(source_ip)}; connect from an address allowed to you."
             )
         asked = _shown(target) + (f" as {_shown(login)}" if login else "")
-        if not (granted := list(self._granted(who, self._named(target))) if who else []):
+        if not (granted := list(self._granted(who, self._named(target, protocol))) if who else []):
             raise Denied(f"You may not reach {asked}; ask for a grant.")
         if not (meant := [way for way in granted if login in (None, way.account)]):
             logins = ", ".join(sorted({way.account for way in granted}))
@@ -262,13 +264,13 @@ class Access:
             raise Denied(_several(asked, permits))
         return permits[0]
 
-    def reachable(self, user: str, source_ip: str) -> list[Permit]:
+    def reachable(self, user: str, source_ip: str, protocol: str = "ssh") -> list[Permit]:
         """Return everything the user may reach now from that address, by target and account."""
         who = self._users.get(user)
         if who is None or not _may_come_from(who, source_ip):
             return []
         now = self._clock()
-        ways = self._granted(who, sorted(self._targets.values(), key=lambda target: target.name))
+        ways = self._granted(who, sorted(self._spoken(protocol), key=lambda target: target.name))
         return [permit for way in ways if (permit := way.permit(now))]
 
     def _granted(self, user: User, targets: Iterable[Target]) -> Iterator[_Way]:
@@ -279,17 +281,21 @@ class Access:
                 if rules := [rule for rule in here if account in rule.accounts]:
                     yield _Way(user.name, target, account, rules)
 
-    def _named(self, text: str) -> list[Target]:
+    def _spoken(self, protocol: str) -> list[Target]:
+        return [target for target in self._targets.values() if target.protocol == protocol]
+
+    def _named(self, text: str, protocol: str) -> list[Target]:
         """Return the targets that a name, host or host:port can mean: by name first."""
+        spoken = self._spoken(protocol)
         if text in self._targets:
-            return [self._targets[text]]
+            return [self._targets[text]] if self._targets[text] in spoken else []
         try:
             host, port = config.split_address(text)
         except ValueError:
             host, port = text, None
         host = _comparable(host)  # OpenSSH sends names in lower case
-        named = [target for target in self._targets.values() if target.name.lower() == host]
-        found = named or [target for target in self._targets.values() if _comparable(target.host) == host]
+        named = [target for target in spoken if target.name.lower() == host]
+        found = named or [target for target in spoken if _comparable(target.host) == host]
         exact = [target for target in found if port in (None, target.port)]
         return exact or (found if port == SSH_PORT else [])
 

@@ -31,14 +31,19 @@ from proxyd.config_values import (
     Existing,
     KeyLine,
     Located,
+    MariadbEd25519,
     MaxStartups,
+    MysqlNative,
     Network,
     OperatorRole,
     PasswordHash,
     Penalty,
     Recipient,
     Reference,
+    Regex,
+    ScramVerifier,
     Seconds,
+    StatementKind,
     Text,
     TimeZone,
     UserCa,
@@ -61,13 +66,17 @@ __all__ = [
     "Admission",
     "Config",
     "Control",
+    "DatabaseListen",
     "Grant",
     "Listen",
     "Log",
     "MetricsListen",
+    "MysqlListen",
     "Operator",
     "Penalties",
+    "PostgresListen",
     "Recording",
+    "Rule",
     "SshListen",
     "Target",
     "User",
@@ -108,6 +117,30 @@ class SshListen(_Section, frozen=True, kw_only=True):
     chacha: bool = False  # costs twice AES-GCM here, and OpenSSH picks it whenever offered
 
 
+class DatabaseListen(_Section, frozen=True, kw_only=True):
+    """A database front. `certificate`, `key`: its TLS, PEM. `target`: where all who come here go; else users name one."""
+
+    address: Address
+    certificate: Existing
+    key: Existing
+    client_ca: Existing | None = None  # a certificate of it logs in the user that its common name names
+    tls: Literal["require", "prefer"] = "require"
+    target: str = ""
+
+
+class PostgresListen(DatabaseListen, frozen=True, kw_only=True):
+    """The PostgreSQL front."""
+
+    address: Address = "127.0.0.1:5432"
+
+
+class MysqlListen(DatabaseListen, frozen=True, kw_only=True):
+    """The MySQL and MariaDB front. `version`: what the greeting says; empty: what the first of its targets said last."""
+
+    address: Address = "127.0.0.1:3306"
+    version: str = ""
+
+
 class MetricsListen(_Section, frozen=True, kw_only=True):
     """Where Prometheus scrapes."""
 
@@ -118,6 +151,8 @@ class Listen(_Section, frozen=True, kw_only=True):
     """The listeners; one left out is not opened."""
 
     ssh: SshListen | None = None
+    postgres: PostgresListen | None = None
+    mysql: MysqlListen | None = None
     metrics: MetricsListen | None = None
 
 
@@ -185,6 +220,9 @@ class User(_Section, frozen=True, kw_only=True):
     name: Annotated[str, DERIVED] = ""
     password: PasswordHash | None = None
     keys: list[KeyLine] = []
+    scram: ScramVerifier | None = None
+    mysql_native: MysqlNative | None = None
+    mariadb_ed25519: MariadbEd25519 | None = None
     totp: Reference | None = None
     roles: list[Text] = []
     factors: list[Chain] = []
@@ -211,7 +249,7 @@ class Target(_Section, frozen=True, kw_only=True):
 
     name: Annotated[str, DERIVED] = ""
     address: Address
-    protocol: Literal["ssh"] = "ssh"
+    protocol: Literal["ssh", "postgres", "mysql"] = "ssh"
     description: str = ""
     host_keys: list[KeyLine] = []
     known_hosts: Existing | None = None
@@ -219,6 +257,13 @@ class Target(_Section, frozen=True, kw_only=True):
     recording: Literal["strict", "best_effort"] = "strict"
     disk_full: Literal["drop", "hold"] = "drop"
     file_bodies: bool = False
+    tls: Literal["verify-full", "verify-ca", "require", "off"] = (
+        "verify-full"  # databases; as libpq's sslmode
+    )
+    tls_ca: Existing | None = None  # default: the system's
+    statements: Literal["full", "literals-masked", "fingerprint", "off"] = "full"
+    parameters: Literal["values", "types", "hash", "off"] = "values"
+    mask_errors: bool = False  # quoted values in the target's error messages
     connect_seconds: Seconds = 10
     login_seconds: Seconds = 20
     accounts: dict[str, Account] = {}
@@ -249,6 +294,24 @@ class Grant(_Section, frozen=True, kw_only=True):
     expires: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
 
 
+class Rule(_Section, frozen=True, kw_only=True):
+    """What becomes of commands and statements that match `pattern` or are of one of `kinds`; the first rule decides.
+
+    `interrupt` ends the session at the match number `after`; where a `force` rule applies, what no `allow` or
+    `force` rule matches is blocked. Empty `users`, `roles`, `targets`: all (globs).
+    """
+
+    name: Text
+    action: Literal["allow", "flag", "block", "interrupt", "force"]
+    pattern: Regex = ""
+    kinds: list[StatementKind] = []
+    users: list[Text] = []
+    roles: list[Text] = []
+    targets: list[Text] = []
+    after: Count = 3
+    severity: Literal["info", "low", "medium", "high", "critical"] = "medium"
+
+
 class Config(_Section, frozen=True, kw_only=True):
     """The whole file. `path`: where it was read from; `drain_seconds`: how long sessions may go on at a stop."""
 
@@ -264,6 +327,7 @@ class Config(_Section, frozen=True, kw_only=True):
     users: dict[str, User] = {}
     targets: dict[str, Target] = {}
     grants: list[Grant] = []
+    rules: list[Rule] = []
 
 
 def load(path: Path) -> Config:
@@ -324,6 +388,14 @@ def _check_consistency(config: Config, reader: Reader) -> None:
             reader.fail(here, "needs a uid or a gid")
         if operator.user and operator.user not in config.users:
             reader.fail((*here, "user"), _unknown("user", operator.user, config.users))
+    for kind in ("postgres", "mysql"):
+        front = getattr(config.listen, kind)
+        spoken = [name for name, target in config.targets.items() if target.protocol == kind]
+        if front is not None and front.target and front.target not in spoken:
+            reader.fail(("listen", kind, "target"), _unknown(f"{kind} target", front.target, spoken))
+    for place, rule in enumerate(config.rules):
+        if not rule.pattern and not rule.kinds:
+            reader.fail(("rules", place), "needs a pattern or kinds")
     for place, grant in enumerate(config.grants):
         _check_grant(config, grant, ("grants", place), reader)
 

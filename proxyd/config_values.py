@@ -17,13 +17,20 @@ import pyrage
 
 from proxyd.config_reader import Check, one_of
 
-CHANNELS: Final = ("shell", "exec", "sftp", "local-forward", "remote-forward", "agent", "x11")
+CHANNELS: Final = (
+    "shell", "exec", "sftp", "local-forward", "remote-forward", "agent", "x11", "replication", "local-infile"
+)  # fmt: skip
 FACTORS: Final = ("publickey", "password", "totp")
 OPERATOR_ROLES: Final = ("PAM Administrator", "PAM Auditor", "PAM Operator", "System Administrator")
 SCHEMES: Final = ("file", "env", "systemd", "command")
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 DAY_MINUTES: Final = 24 * 60
+STATEMENT_KINDS: Final = (
+    "select", "insert", "update", "delete", "merge", "update-without-where", "delete-without-where", "truncate", "drop",
+    "create", "alter", "grant", "revoke", "copy", "call", "set", "transaction", "user", "other", "unparsable",
+)  # fmt: skip
 MAX_PORT: Final = 65535
+_SCRAM: Final = re.compile(r"SCRAM-SHA-256\$\d{4,7}:[A-Za-z0-9+/]+=*\$[A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}=")
 
 
 class Startups(NamedTuple):
@@ -171,6 +178,34 @@ def _password_hash(value: str, _: Path) -> str:
     return value
 
 
+def _scram(value: str, _: Path) -> str:
+    if not _SCRAM.fullmatch(value):
+        raise ValueError(
+            'expected a SCRAM-SHA-256 verifier; make one with "proxyctl users hash-password --scram"'
+        )
+    return value
+
+
+def _mysql_native(value: str, _: Path) -> str:
+    if not re.fullmatch(r"\*[0-9A-F]{40}", value):
+        raise ValueError('expected a mysql_native_password hash, as "*" and 40 digits of hex in capitals')
+    return value
+
+
+def _ed25519(value: str, _: Path) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9+/]{43}", value):
+        raise ValueError("expected a MariaDB ed25519 public key, 43 characters of base64")
+    return value
+
+
+def _regex(value: str, _: Path) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return value
+
+
 def _recipient(value: str, _: Path) -> str:
     try:
         pyrage.x25519.Recipient.from_str(value)
@@ -207,6 +242,11 @@ Reference = Annotated[str, Check(_reference)]
 UserCa = Annotated[str, Check(_authority)]
 Database = Annotated[str, Check(_database)]
 PasswordHash = Annotated[str, Check(_password_hash)]
+Regex = Annotated[str, Check(_regex)]
+StatementKind = Annotated[str, Check(one_of(STATEMENT_KINDS))]
+ScramVerifier = Annotated[str, Check(_scram)]
+MysqlNative = Annotated[str, Check(_mysql_native)]
+MariadbEd25519 = Annotated[str, Check(_ed25519)]
 Recipient = Annotated[str, Check(_recipient)]
 TimeZone = Annotated[str, Check(_zone)]
 Chain = Annotated[str, Check(_chain)]

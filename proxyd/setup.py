@@ -258,6 +258,28 @@ keepalive_seconds = 30
 # Offer chacha20-poly1305: twice the work of AES-GCM here, and OpenSSH takes it whenever it is offered.
 chacha = false
 
+#[listen.postgres]
+#address = "127.0.0.1:5432"
+# The front's own TLS, PEM.
+#certificate = "keys/tls.crt"
+#key = "keys/tls.key"
+# A certificate of this CA logs in the user that its common name names.
+#client_ca = "keys/tls.crt"
+# "require" TLS of clients, or only "prefer" it.
+#tls = "require"
+# The one target of all who come here; without it users name theirs: psql -U alice+app+shop.
+#target = ""
+
+#[listen.mysql]
+#address = "127.0.0.1:3306"
+#certificate = "keys/tls.crt"
+#key = "keys/tls.key"
+#client_ca = "keys/tls.crt"
+#tls = "require"
+#target = ""
+# The server version to greet clients with; default: what a target's greeting said.
+#version = "10.11.0-MariaDB"
+
 [listen.metrics]
 # /metrics for Prometheus, /health for the rest.
 address = "127.0.0.1:@METRICS_PORT@"
@@ -333,6 +355,11 @@ roles = ["PAM Administrator", "System Administrator"]
 # From "proxyctl users hash-password".
 #password = "$argon2id$v=19$m=65536,t=3,p=4$OckGgCzvW+3kUtQ0XTHeAw$ZWd3/yITIIy/T3N6m5BK8Hco1pxv+dO3pggVg2VpgEA"
 #keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPDnc7DzHVBLN+NySiIAdcHYtO5V5IrfN5sx4MLi6YJP alice@laptop"]
+# For database clients, which prove a password without sending it; from "proxyctl users hash-password --databases".
+#scram = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$\
+WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
+#mysql_native = "*2470C0C06DEE42FD1618BB99005ADCA2EC9D1E19"
+#mariadb_ed25519 = "ZIgUREUg5PVgQ6LskhXmO+eZLS0nC8be6HPjYWR4YJY"
 # Where the base32 secret of the second factor is: file:PATH, env:NAME, systemd:NAME or command:ARGV.
 #totp = "file:secrets/alice.totp"
 # What logs in; this is the default with a second factor. Without one: ["publickey", "password"].
@@ -357,6 +384,15 @@ roles = ["PAM Administrator", "System Administrator"]
 #disk_full = "drop"
 # Record what is in the files that are transferred, not only their names, sizes and SHA-256.
 #file_bodies = false
+# Databases: how TLS to it is checked, as libpq's sslmode ("verify-full", "verify-ca", "require", "off"), by which CA.
+#tls = "verify-full"
+#tls_ca = "keys/tls.crt"
+# What is kept of a statement: "full" (secrets masked), "literals-masked", "fingerprint", "off"; and of its parameters:
+# "values", "types", "hash", "off". Rows never are.
+#statements = "full"
+#parameters = "values"
+# Mask what stands in quotes in the target's error messages.
+#mask_errors = false
 #connect_seconds = 10
 #login_seconds = 20
 
@@ -377,10 +413,29 @@ roles = ["PAM Administrator", "System Administrator"]
 #roles = ["ops"]
 #targets = ["web*"]
 #accounts = ["root", "deploy"]
-# Any of: shell exec sftp local-forward remote-forward agent x11. Default: the first three.
+# Any of: shell exec sftp local-forward remote-forward agent x11; for databases: replication local-infile.
+# Default: the first three.
 #channels = ["shell", "exec", "sftp", "local-forward"]
 # Default: always. A window may end on the next day: "fri 22:00-06:00".
 #when = ["mon-fri 08:00-18:00", "sat 10:00-14:00"]
 #timezone = "Europe/Berlin"
 #expires = 2099-12-31T23:59:59Z
+
+# --------------------------------------------------------------------------------------------------- rules
+
+# What becomes of a command or statement; the first rule that matches decides. A match is a finding of the session.
+#[[rules]]
+#name = "no-drop"
+# "allow", "flag", "block", "interrupt" (the session ends at the match number after), or "force": only such pass.
+#action = "block"
+# A regular expression to be found in the command or statement, and kinds of SQL statements: either is enough.
+#pattern = "(?i)rm +-rf"
+#kinds = ["drop", "truncate", "delete-without-where"]
+# Whom it is for; default: all.
+#users = ["alice"]
+#roles = ["ops"]
+#targets = ["web*"]
+#after = 3
+# "info", "low", "medium", "high" or "critical".
+#severity = "high"
 """

@@ -129,7 +129,7 @@ def test_everything_typed(write, tmp_path: Path) -> None:
         pytest.param(
             '[users."a.b"]\nname = "x"\n',
             2,
-            'users."a.b".name: unknown key; known here: password, keys, totp, roles, factors, source',
+            'users."a.b".name: unknown key; known here: password, keys, scram, mysql_native, mariadb_ed25519, totp, roles, factors, source',
             id="derived",
         ),
         pytest.param(
@@ -485,5 +485,27 @@ def test_any_text_is_refused_or_found(text: str) -> None:
 
 
 def test_names_of_the_interface() -> None:
-    assert config.CHANNELS == ("shell", "exec", "sftp", "local-forward", "remote-forward", "agent", "x11")
+    assert config.CHANNELS[:7] == ("shell", "exec", "sftp", "local-forward", "remote-forward", "agent", "x11")
+    assert config.CHANNELS[7:] == ("replication", "local-infile")
     assert re.fullmatch(r"\d+:\d+:\d+", config.Admission().max_startups)
+
+
+def test_a_front_goes_to_a_target_of_its_protocol(write, tmp_path: Path) -> None:
+    (tmp_path / "tls.pem").write_text("")
+    front = '[listen.postgres]\ncertificate = "tls.pem"\nkey = "tls.pem"\ntarget = "shop"\n'
+    target = '[targets.shop]\naddress = "shop:5432"\nprotocol = "{}"\n'
+    assert config.load(write(front + target.format("postgres"))).listen.postgres is not None
+    line, text = refusal(write(front + target.format("mysql")))
+    assert (line, text) == (BASE_LINES + 4, 'listen.postgres.target: no such postgres target: "shop"')
+
+
+@pytest.mark.parametrize(
+    ("rule", "wrong"),
+    [
+        ('name = "x"\naction = "block"', "needs a pattern or kinds"),
+        ('name = "x"\naction = "block"\npattern = "("', "not a regular expression"),
+        ('name = "x"\naction = "block"\nkinds = ["dropp"]', "dropp"),
+    ],
+)
+def test_rules_that_say_nothing_are_refused(rule: str, wrong: str, write) -> None:
+    assert wrong in refusal(write(f"[[rules]]\n{rule}\n"))[1]

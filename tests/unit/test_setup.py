@@ -49,7 +49,7 @@ def files(directory: Path) -> dict[Path, bytes]:
 
 def uncommented(text: str) -> str:
     """The example with every "#key = ..." and "#[table]" switched on."""
-    return re.sub(r"^#(?=[a-z_]+ = |\[)", "", text, flags=re.MULTILINE)
+    return re.sub(r"^#(?=[a-z_0-9]+ = |\[)", "", text, flags=re.MULTILINE)
 
 
 def test_the_configuration_loads_as_it_is(made: setup.Made) -> None:
@@ -95,7 +95,7 @@ def test_the_examples_work_when_uncommented(made: setup.Made) -> None:
     permit = Access(loaded, lambda: monday_noon).authorize("alice", "root", "web1", "10.1.2.3")
     assert "local-forward" in permit.channels
     web1 = msgspec.structs.replace(
-        loaded.targets["web1"], name="", host_keys=[], known_hosts=None, accounts={}
+        loaded.targets["web1"], name="", host_keys=[], known_hosts=None, tls_ca=None, accounts={}
     )
     assert web1 == config.Target(address="web1.example:22", description="the shop")
 
