@@ -1,7 +1,8 @@
 """The recorder: one writer for all live tapes, and what opens and seals them.
 
 Rule 1: a record is in the kernel's hands at most BLOCK_SECONDS and one write after it was added, and on disk a sync
-        later; a tape nobody adds to costs no wake-up.
+        later. The writer looks again BLOCK_SECONDS after a write, for waking it costs the key that does so its
+        forwarding; a tape nobody adds to costs no wake-up after that.
 Rule 2: one worker thread writes, for all due tapes in one go; another syncs; sealing has threads of its own. One
         tape's failure is its own.
 Rule 3: `open` returns when META is on disk; `seal` returns within SEAL_SECONDS, whatever storage does.
@@ -312,6 +313,8 @@ class Recorder:
         tapes = [tape for tape in self._dirty | due if not tape.over]
         self._dirty.clear()
         oldest, self._oldest, self._due = self._oldest, NEVER, NEVER
+        if not tapes:
+            return
         for tape in tapes:
             self._note_clock(tape)
             tape.take()
@@ -328,6 +331,7 @@ class Recorder:
             self._settle(tape, failure)
             if failure is None and tape.reel.queue:
                 self.hurry(tape)
+        self._move_due(time.monotonic() + BLOCK_SECONDS)  # rule 1: who goes on typing need not wake the writer
         self._gauges.queue(sum(tape.queued for tape in tapes))
 
     def _write_reels(self, reels: Sequence[Reel]) -> list[Failure | None]:

@@ -93,14 +93,18 @@ def loss(lab: Lab, rows: list[dict[str, object]], clients: list[Ticking]) -> lis
         recording = lab.proxyd.recording(str(row["id"]))
         heard = channels(list(recording.records()))
         shown = b"".join(bytes(one.shown) for one in heard.values())
-        taped[int(TICK.findall(shown)[0])] = shown
+        if ticks := TICK.findall(shown):
+            taped[int(ticks[0])] = shown
     lost = []
     for one in clients:
-        shown = taped.pop(one.ticks()[0])
+        first = one.ticks()[0]
+        shown = taped.pop(first, b"")  # without a tick: killed before the first one was written
         saw = bytes(one.seen)
         assert shown.startswith(saw) or saw.startswith(shown), "the recording differs from what was seen"
         missing = TICK.findall(saw[len(shown) :] if len(saw) > len(shown) else b"")
-        lost.append((int(missing[-1]) - int(TICK.findall(shown)[-1])) / 1e9 if missing else 0.0)
+        kept = int(TICK.findall(shown)[-1]) if shown else first
+        lost.append((int(missing[-1]) - kept) / 1e9 if missing else 0.0)
+    assert not taped, "a recording shows what no client saw"
     return lost
 
 
