@@ -25,9 +25,10 @@ import trio
 from proxyd import __version__, config, host, log, metrics
 from proxyd.access import Access
 from proxyd.admission import Admission
-from proxyd.config import Config
+from proxyd.config import Config, MysqlListen, PostgresListen
 from proxyd.control.server import ControlServer
-from proxyd.engine import Caller, Converse, Core, Engine
+from proxyd.database_tls import front_context
+from proxyd.engine import Caller, Converse, Core, Engine, MakeEngine
 from proxyd.errors import ConfigError
 from proxyd.listener import Listener
 from proxyd.protocols.ssh.engine import SshEngine, front_options
@@ -182,15 +183,44 @@ class Daemon:
             def make(caller: Caller, converse: Converse) -> Engine:
                 return SshEngine(self.core, options, caller, converse)
 
-            listener = Listener(self.core, "ssh", settings.listen.ssh.address, make)
-            self._listeners.append(listener)
-            names["ssh"] = listener.address
+            names["ssh"] = self._listen("ssh", settings.listen.ssh.address, make)
+        if settings.listen.postgres is not None:
+            names["postgres"] = await self._open_postgres(settings.listen.postgres)
+        if settings.listen.mysql is not None:
+            names["mysql"] = await self._open_mysql(settings.listen.mysql)
         if settings.listen.metrics is not None:
             names["metrics"] = await nursery.start(metrics.serve, settings.listen.metrics.address)
         names["control"] = str(
             await nursery.start(ControlServer(self, connections=CONTROL_CONNECTIONS).serve)
         )
         return names
+
+    def _listen(self, protocol: str, address: str, make: MakeEngine) -> str:
+        listener = Listener(self.core, protocol, address, make)
+        self._listeners.append(listener)
+        return listener.address
+
+    async def _open_postgres(self, listen: PostgresListen) -> str:
+        from proxyd.protocols.postgres.engine import Cancels, PostgresEngine  # noqa: PLC0415 - only where it is used
+
+        tls = await trio.to_thread.run_sync(front_context, listen)
+        cancels = Cancels()
+        return self._listen(
+            "postgres",
+            listen.address,
+            lambda caller, _: PostgresEngine(self.core, listen, tls, caller, cancels),
+        )
+
+    async def _open_mysql(self, listen: MysqlListen) -> str:
+        from proxyd.protocols.mysql.engine import Greetings, MysqlEngine  # noqa: PLC0415 - only where it is used
+
+        tls = await trio.to_thread.run_sync(front_context, listen)
+        greetings = Greetings()
+        return self._listen(
+            "mysql",
+            listen.address,
+            lambda caller, _: MysqlEngine(self.core, listen, tls, caller, greetings),
+        )
 
     async def _until_stopped(self, arriving: AsyncIterator[int]) -> None:
         async for number in arriving:
