@@ -10,8 +10,9 @@ SHELL := bash
 VENV := .venv
 PY := $(VENV)/bin/python
 WORKERS ?= 2
-# Real SSH clients and servers, what the fault tests inject with, what checks the units.
-DEBS := openssh-server openssh-client putty-tools dropbear-bin rsync git strace tmux xauth systemd sshpass
+# Real SSH clients and servers, what the fault tests inject with, what checks the units; real databases.
+DEBS := openssh-server openssh-client putty-tools dropbear-bin rsync git strace tmux xauth systemd sshpass \
+        postgresql postgresql-client mariadb-server mariadb-client
 
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
@@ -26,7 +27,14 @@ endif
 define TOOLS
 as_root() { if [ "$$(id -u)" = 0 ]; then "$$@"; else sudo -n "$$@"; fi; }
 may_install() { command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; }
-install() { as_root apt-get update -qq >/dev/null && as_root apt-get install -y -qq --no-install-recommends "$$@" >/dev/null; }
+install() { as_root apt-get update -qq >/dev/null && as_root sh -c "$$install_idle" install "$$@"; }
+# The tests start servers of their own: what is installed for them starts none (Debian Policy 9.3.3.1).
+install_idle='policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$$policy" ]; then
+        trap "rm -f $$policy" EXIT; trap "exit 1" HUP INT TERM
+        printf "#!/bin/sh\nexit 101\n" >"$$policy"; chmod 755 "$$policy"
+    fi
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$$@" >/dev/null'
 installed() { dpkg-query -W -f '$${Status}' "$$1" 2>/dev/null | grep -q 'ok installed'; }
 
 usable() { command -v "$$1" >/dev/null && "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }

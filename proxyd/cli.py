@@ -18,7 +18,7 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @click.group(cls=CommandLine, context_settings=SETTINGS)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def proxyd() -> None:
-    """Record and control SSH sessions: users connect through proxyd, and never see the target's credentials.
+    """Record and control SSH and database sessions: users connect through it, and never see a target's credentials.
 
     First time: proxyd demo, or proxyd init --dir DIR. Operators use proxyctl.
     """

@@ -18,10 +18,13 @@ from typing import Literal, NamedTuple
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 
-from proxyd.config import Config
+from proxyd.config import Config, DatabaseListen, Target
+from proxyd.database_tls import front_context, target_tls
 from proxyd.errors import ProxydError
 from proxyd.recorder.keys import load_signer
 
+PROTOCOLS = ("ssh", "postgres", "mysql")
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})  # nobody listens in on these
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -43,15 +46,34 @@ def findings(config: Config) -> Iterator[Finding]:
 
 
 def _listeners(config: Config) -> Iterator[Finding]:
-    ssh = config.listen.ssh
-    if ssh is None:
-        yield Finding("warning", "listen.ssh", "is not there: no user can connect")
-        return
-    keys = [("listen.ssh.host_keys", path) for path in ssh.host_keys]
-    if ssh.host_ca is not None:
-        keys.append(("listen.ssh.host_ca", ssh.host_ca))
+    fronts = {name: getattr(config.listen, name) for name in PROTOCOLS}
+    if not any(fronts.values()):
+        yield Finding("warning", "listen", f"has none of {', '.join(PROTOCOLS)}: no user can connect")
+    keys: list[tuple[str, Path]] = []
+    if ssh := config.listen.ssh:
+        keys += [("listen.ssh.host_keys", path) for path in ssh.host_keys]
+        if ssh.host_ca is not None:
+            keys.append(("listen.ssh.host_ca", ssh.host_ca))
+    for name in ("postgres", "mysql"):
+        if front := fronts[name]:
+            keys.append((f"listen.{name}.key", front.key))
+            yield from _front_tls(f"listen.{name}", front)
     for where, path in keys:
         yield from _private_key(where, path)
+
+
+def _front_tls(where: str, front: DatabaseListen) -> Iterator[Finding]:
+    for path in filter(None, (front.certificate, front.client_ca)):
+        if problem := _unreadable(path):
+            yield Finding("error", where, problem)
+            return
+    try:
+        front_context(front)
+    except ProxydError as error:
+        yield Finding("error", where, str(error))
+    if front.tls == "prefer":
+        text = "is prefer: a client that asks for no TLS sends its statements in the clear"
+        yield Finding("warning", f"{where}.tls", text)
 
 
 def _private_key(where: str, path: Path) -> Iterator[Finding]:
@@ -102,7 +124,8 @@ def _users(config: Config) -> Iterator[Finding]:
     for name, user in config.users.items():
         where = f"users.{name}"
         authorities = config.listen.ssh.user_ca if config.listen.ssh else []
-        if not user.password and not user.keys and not authorities:
+        proofs = (user.password, user.keys, user.scram, user.mysql_native, user.mariadb_ed25519, authorities)
+        if not any(proofs):
             yield Finding("warning", where, "has neither a password nor a key: can't log in")
         if user.totp:
             yield from _reference(f"{where}.totp", user.totp)
@@ -117,9 +140,10 @@ def _users(config: Config) -> Iterator[Finding]:
 def _targets(config: Config) -> Iterator[Finding]:
     for name, target in config.targets.items():
         where = f"targets.{name}"
-        if not target.host_keys and not target.known_hosts and not target.host_ca:
-            text = "no host key is pinned (host_keys, known_hosts or host_ca): every session to it is refused"
-            yield Finding("error", where, text)
+        if getattr(config.listen, target.protocol) is None:
+            text = f"there is no listen.{target.protocol}: nobody reaches it"
+            yield Finding("warning", where, text)
+        yield from _target_trust(where, target)
         if not any(fnmatchcase(name, glob) for grant in config.grants for glob in grant.targets):
             yield Finding("warning", where, "no grant names it: nobody reaches it")
         if not target.accounts:
@@ -128,6 +152,24 @@ def _targets(config: Config) -> Iterator[Finding]:
             for field in ("password", "key", "certificate", "passphrase"):
                 if reference := getattr(account, field):
                     yield from _reference(f"{where}.accounts.{login}.{field}", reference)
+
+
+def _target_trust(where: str, target: Target) -> Iterator[Finding]:
+    """Check how sure a session can be that it is this target it reached."""
+    if target.protocol == "ssh":
+        if not target.host_keys and not target.known_hosts and not target.host_ca:
+            text = "no host key is pinned (host_keys, known_hosts or host_ca): every session to it is refused"
+            yield Finding("error", where, text)
+        return
+    if target.tls == "off" and target.host not in LOOPBACK:
+        text = "is off: passwords and statements cross the network as anyone there can read them"
+        yield Finding("warning", f"{where}.tls", text)
+    elif target.tls == "require":
+        yield Finding("warning", f"{where}.tls", "is require: whoever answers at its address is believed")
+    try:
+        target_tls(target)
+    except ProxydError as error:
+        yield Finding("error", f"{where}.tls_ca", str(error))
 
 
 def _reference(where: str, reference: str) -> Iterator[Finding]:

@@ -83,7 +83,7 @@ def check(run: Run) -> None:
 @click.option("--dir", "directory", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Where to; kept. Else a temporary directory, removed at the end.")  # fmt: skip
 def demo(*, once: bool, directory: Path | None) -> None:
-    """Show it all on this machine: a target, the daemon, a real SSH session, and what was recorded."""
+    """Show it all on this machine: targets, the daemon, real SSH and database sessions, and what was recorded."""
     from proxyd import demo as demonstration
 
     sys.exit(demonstration.run(once=once, directory=directory))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from proxyd.cli_output import size
+from proxyd.recorder.queries import Queries, Query
 from proxyd.recorder.record import Kind, Record
 
 LINE_LIMIT = 4096  # characters of one typed line; the kernel's own line editor stops there
@@ -22,12 +23,18 @@ _NOT_SHOWN = frozenset({"env", "window-change", "eow@openssh.com", "keepalive@op
 
 
 class Entry(NamedTuple):
-    """One line of the log; `kind` is command, typed, request, transfer, finding, control, exit, ..."""
+    """One line of the log; `kind` is command, typed, statement, request, transfer, finding, control, exit, ..."""
 
     at_us: int
     channel: int
     kind: str
     text: str
+    query: Query | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Give it as JSON holds it."""
+        shown = {"at_us": self.at_us, "channel": self.channel, "kind": self.kind, "text": self.text}
+        return shown | {"query": self.query.document()} if self.query else shown
 
 
 @dataclass(slots=True)
@@ -119,6 +126,7 @@ def _edited(text: str, char: str) -> str:
 def entries(records: Iterable[Record]) -> Iterator[Entry]:
     """Yield the log of a session, in the order things were known."""
     typing: dict[int, _Typing] = {}
+    queries = Queries()
     for record in records:
         body, channel = record.body, record.channel
         if record.kind is Kind.REQUEST and body.get("name") == "pty-req" and "refused" not in body:
@@ -127,8 +135,11 @@ def entries(records: Iterable[Record]) -> Iterator[Entry]:
             yield from _lines(typing[channel].typed(record.at_us, body), channel)
         elif record.kind in (Kind.OUTPUT, Kind.ERROR_OUTPUT) and channel in typing:
             yield from _lines(typing[channel].shown(body), channel)
-        if told := _told(record):
+        if told := told_by(record):
             yield Entry(record.at_us, channel, *told)
+        if (query := queries.take(record)) and (query.result or query.refused):
+            yield _statement(query)
+    yield from map(_statement, queries.unanswered())
     for channel, rest in typing.items():
         yield from _lines(rest.flush(), channel)
 
@@ -141,8 +152,12 @@ def _lines(lines: Iterable[_Line], channel: int) -> Iterator[Entry]:
             yield Entry(line.at_us, channel, "typed", f"({line.keys} keys, not shown on the screen)")
 
 
-def _told(record: Record) -> tuple[str, str] | None:
-    """Say what a record tells, as (kind, text); None for what is no event of a log."""
+def _statement(query: Query) -> Entry:
+    return Entry(query.at_us, query.channel, "statement", query.shown, query)
+
+
+def told_by(record: Record) -> tuple[str, str] | None:
+    """Say what a record tells by itself, as (kind, text); None for what is no event of a log."""
     body: Any = record.body
     match record.kind:
         case Kind.REQUEST:
@@ -173,8 +188,6 @@ def _told(record: Record) -> tuple[str, str] | None:
             return "omitted", f"{moved}: {_text(body.get('why', ''))}"
         case Kind.LOST:
             return "lost", f"{body.get('records', 0)} records: {_text(body.get('why', ''))}"
-        case Kind.STATEMENT:
-            return "statement", _text(body.get("text", ""))
         case Kind.END:
             by = f" by {body['by']}" if body.get("by") else ""
             error = f": {_text(body['error'])}" if body.get("error") else ""

@@ -7,8 +7,6 @@ Rule 3: times are local unless --utc is given; JSON always has UTC.
 
 from __future__ import annotations
 
-import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
+from proxyd.characters import UNSAFE, as_json
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -24,9 +24,7 @@ FAILED, MISUSED = 1, 2  # exit statuses: refused or failed; wrong use, or a brok
 KB = 1000  # as disks and `ls --si` count
 WIDE = 10_000  # columns where no terminal sets any: nothing is cut in a pipe
 GAP = 2  # spaces between columns
-FOLDED = 30  # columns a folding column needs at least to be readable
 ID_SHOWN = 8  # of an id's 32 digits: 1 chance in 4 billion that two sessions share them
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # with those that reorder a line
 
 
 @dataclass(slots=True)
@@ -42,7 +40,7 @@ class Output:
     def document(self, value: Any) -> None:
         """Print the one JSON document of this run."""
         self.said = True
-        click.echo(json.dumps(_json_of(value), ensure_ascii=False))
+        click.echo(as_json(_json_of(value)))
 
     def line(self, text: str = "") -> None:
         """Print one line for people, or an empty one; nothing with --json."""
@@ -86,7 +84,13 @@ class Output:
         for index in shown:
             column = columns[index]
             justify: Literal["left", "right"] = "right" if column.right else "left"
-            table.add_column(column.heading, no_wrap=not column.fold, overflow="fold", justify=justify)
+            table.add_column(
+                column.heading,
+                no_wrap=not column.fold,
+                overflow="fold",
+                justify=justify,
+                max_width=column.most,
+            )
         for line in cells:
             table.add_row(*(Text(line[index], style=STYLES.get(line[index], "")) for index in shown))
         with console.capture() as printed:
@@ -126,13 +130,17 @@ STYLES = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table; `keep` says how long it stays on a narrow terminal, higher is longer; `fold` wraps it."""
+    """A column of a table; `keep` says how long it stays on a narrow terminal, higher is longer; `fold` wraps it.
+
+    `fold` is how many columns it needs at least to be readable, `most` what it may take.
+    """
 
     heading: str
     value: Callable[[Mapping[str, Any]], Any]
     keep: int = 9
     right: bool = False
-    fold: bool = False
+    fold: int = 0
+    most: int | None = None
 
 
 def _fitting(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> list[int]:
@@ -143,7 +151,8 @@ def _fitting(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: i
         for index, column in enumerate(columns)
     ]
     widths = [
-        min(width, FOLDED) if column.fold else width for column, width in zip(columns, widths, strict=True)
+        min(width, column.fold) if column.fold else width
+        for column, width in zip(columns, widths, strict=True)
     ]
     shown = list(range(len(columns)))
     while sum(widths[index] for index in shown) - GAP > width and len(shown) > 1:
@@ -153,7 +162,7 @@ def _fitting(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: i
 
 def clean(text: str) -> str:
     """Replace control characters, so that text can't act on a terminal."""
-    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
+    return UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def size(count: int) -> str:

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from operator import attrgetter
 from pathlib import Path
@@ -20,16 +20,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import click
 
 from proxyd.cli_app import Command, CommandLine, Run, session_argument, who
-from proxyd.cli_output import FAILED, ID_SHOWN, Column, duration, position, size
+from proxyd.cli_output import FAILED, ID_SHOWN, Column, Output, duration, position, size
 from proxyd.cli_sessions import views_of
-from proxyd.errors import ConfigError, ProxydError
+from proxyd.errors import ConfigError, FormatError, ProxydError
 
 if TYPE_CHECKING:
+    from proxyd.cli_log import Entry
     from proxyd.recorder.record import Record
     from proxyd.recorder.replay import Recording
     from proxyd.recorder.verify import Report
 
-FORMATS = ("asciicast", "asciicast2", "jsonl")
+FORMATS = ("asciicast", "asciicast2", "jsonl", "csv")
+LEAST_DETAILS = 30  # columns in which a line of the log can be read
 PRIVATE = 0o600  # an export holds what the recording held, in the clear
 
 
@@ -89,6 +91,21 @@ _identity = click.option(
 _channel = click.option("--channel", type=click.IntRange(min=0), help="This channel, not the first terminal.")
 
 
+def _check_options(run: Run, session: str, given: Mapping[str, bool], form: str = "") -> None:
+    """Refuse what a session of its kind has not, before the ledger says that someone saw it. Raises UsageError."""
+    from proxyd.cli_queries import refuse_screen_options
+    from proxyd.recorder.export import choose
+
+    if not form and not any(given.values()):
+        return
+    row = run.call("show", session=session)["session"]
+    refuse_screen_options(row, given)
+    try:
+        choose(form, row["protocol"])
+    except FormatError as error:
+        raise click.UsageError(str(error)) from None
+
+
 def print_records(records: Iterable[Record]) -> None:
     """Print records as JSON, one a line, each at once."""
     from proxyd.recorder.export import jsonl
@@ -113,16 +130,17 @@ class _Records:
 @_identity
 @click.pass_obj
 def log(run: Run, session: str, identity: Path | None) -> None:
-    """Show the log of an ended session: events, commands, transfers, findings, who watched.
+    """Show the log of an ended session: events, commands, statements, transfers, findings, who watched.
 
     What a user typed is shown when the session showed it too; a password is not.
     """
     from proxyd.cli_log import entries
+    from proxyd.cli_queries import is_of_statements, print_log
 
     recording, answer, _ = _open(run, "log", session, identity)
     lines = sorted(entries(recording.records()), key=attrgetter("at_us"))
     if run.output.json:
-        shown = [entry._asdict() for entry in lines]
+        shown = [entry.document() for entry in lines]
         run.output.document({"session": answer["session"], "entries": shown, "views": answer["views"]})
     else:
         row = answer["session"]
@@ -130,19 +148,23 @@ def log(run: Run, session: str, identity: Path | None) -> None:
         lasted = duration((row["ended_at"] or row["started_at"]) - row["started_at"])
         run.output.line(f"{who(row)}, {began}, {lasted}")
         run.output.line()
-        columns = [
-            Column("AT", lambda entry: position(entry["at_us"]), right=True),
-            Column("CH", lambda entry: entry["channel"] or "", keep=1, right=True),
-            Column("WHAT", lambda entry: entry["kind"]),
-            Column("DETAILS", lambda entry: entry["text"], fold=True),
-        ]
-        run.output.table(columns, (entry._asdict() for entry in lines), "Nothing happened.")
+        (print_log if is_of_statements(row) else _print_log)(run.output, lines)
         views = views_of(answer, run.output)
         run.output.line()
         run.output.line("Watched by")
         for view in views or ["nobody"]:
             run.output.line(f"  {view}")
     _warn_of_damage(run, recording)
+
+
+def _print_log(output: Output, entries: Iterable[Entry]) -> None:
+    columns = [
+        Column("AT", lambda entry: position(entry["at_us"]), right=True),
+        Column("CH", lambda entry: entry["channel"] or "", keep=1, right=True),
+        Column("WHAT", lambda entry: entry["kind"]),
+        Column("DETAILS", lambda entry: entry["text"], fold=LEAST_DETAILS),
+    ]
+    output.table(columns, (entry.document() for entry in entries), "Nothing happened.")
 
 
 def _warn_of_damage(run: Run, recording: Recording) -> None:
@@ -174,14 +196,16 @@ def replay(
     channel: int | None,
     identity: Path | None,
 ) -> None:
-    """Replay a recording in the terminal, in its own time.
+    """Replay a recording in the terminal, in its own time: the screen, or a database session's statements.
 
     Keys: space pauses, . shows the next record, left and right go 5 s, up and down double and halve the speed,
     q leaves. Into a pipe goes the raw output, at once; with --json every record, one a line.
     """
-    from proxyd.cli_view import Pace, Player, View, replay_plainly
+    from proxyd.cli_queries import scene_of, view_of
+    from proxyd.cli_view import Pace, Player, replay_plainly
     from proxyd.terminal import showing
 
+    _check_options(run, session, {"--channel": channel is not None})
     recording, answer, key = _open(run, "replay", session, identity)
     growing = follow and answer["session"]["state"] == "live"
     more = _follower(recording.path, key) if growing else None
@@ -191,9 +215,10 @@ def replay(
         pace = Pace(speed, None if skip_idle is None else round(skip_idle * 1e6), start_us)
         with showing() as screen:
             if screen is None:
-                replay_plainly(_followed(recording.records(start_us), more), channel, sys.stdout.buffer)
+                scene = scene_of(answer["session"], channel)
+                replay_plainly(_followed(recording.records(start_us), more), scene, sys.stdout.buffer)
             else:
-                view = View(screen, who(answer["session"]), channel)
+                view = view_of(run.output, channel)(screen, answer["session"], who(answer["session"]))
                 Player(recording.records, view, pace, recording.duration_us, more).play()
     if answer["session"]["state"] != "live":
         _warn_of_damage(run, recording)
@@ -232,8 +257,8 @@ def _followed(
 
 @click.command(cls=Command, short_help="Write a recording in a form other tools read.")
 @session_argument()
-@click.option("--format", "form", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True,
-              help="asciicast is version 3.")  # fmt: skip
+@click.option("--format", "form", type=click.Choice(FORMATS),
+              help="Of screens asciicast (version 3; the default), of statements jsonl (the default) or csv.")  # fmt: skip
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Where to; else standard output.")  # fmt: skip
 @click.option("--input", "with_input", is_flag=True, help="With what the user typed, passwords included.")
@@ -245,21 +270,28 @@ def export(
     run: Run,
     session: str,
     *,
-    form: str,
+    form: str | None,
     target: Path | None,
     with_input: bool,
     force: bool,
     channel: int | None,
     identity: Path | None,
 ) -> None:
-    """Write a recording in a form other tools read; the file is for your eyes only (0600)."""
+    """Write a recording in a form other tools read; the file is for your eyes only (0600).
+
+    jsonl is every record; of a database session every statement with its result, as csv is, which escapes control
+    characters and what a spreadsheet would take for a formula.
+    """
+    from proxyd.recorder.export import choose
     from proxyd.recorder.export import export as lines_of
 
     if run.output.json and target is None:
         raise click.UsageError("--json says where the export is: add -o FILE")
     if target is not None and target.exists() and not force:
         raise ProxydError(f"{target} exists: add --force to replace it")
+    _check_options(run, session, {"--channel": channel is not None, "--input": with_input}, form or "")
     recording, answer, _ = _open(run, "export", session, identity)
+    form = choose(form or "", answer["session"]["protocol"])
     lines = lines_of(recording, form, channel=channel, with_input=with_input)
     if target is None:
         sys.stdout.writelines(lines)

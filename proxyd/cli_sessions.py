@@ -179,18 +179,19 @@ def views_of(answer: Mapping[str, Any], output: Output) -> list[str]:
     return lines
 
 
-@click.command(cls=Command, short_help="Watch a live session as its user sees it.")
+@click.command(cls=Command, short_help="Watch a live session: its screen, or its statements.")
 @session_argument(live=True)
 @click.option(
     "--channel", type=click.IntRange(min=0), metavar="N", help="Show this channel, not the first terminal."
 )
 @click.pass_obj
 def watch(run: Run, session: str, channel: int | None) -> None:
-    """Watch a live session as its user sees it, from any moment to its end.
+    """Watch a live session as its user sees it, from any moment to its end; of a database session the statements.
 
     Keys: q leaves, b blocks the user's input, u unblocks it, d drops the session, r repaints.
     Into a pipe goes the raw output; with --json every record, one a line.
     """
+    from proxyd.cli_queries import scene_of, view_of
     from proxyd.cli_view import Watching, watch_plainly
     from proxyd.terminal import showing
 
@@ -204,9 +205,9 @@ def watch(run: Run, session: str, channel: int | None) -> None:
             return
         with showing() as screen:
             if screen is None:
-                end = watch_plainly(stream, channel, sys.stdout.buffer)
+                end = watch_plainly(stream, lambda session: scene_of(session, channel), sys.stdout.buffer)
             else:
-                end = Watching(client, session, channel).show(stream, screen)
+                end = Watching(client, session, view_of(run.output, channel)).show(stream, screen)
     if end is not None:
         run.output.remark(f"the session has ended: {_ended_by(end)}")
 
@@ -352,9 +353,16 @@ def list_users(run: Run) -> None:
 
 @users.command("hash-password")
 @click.option("--stdin", "from_stdin", is_flag=True, help="Read the password from standard input, one line.")
+@click.option(
+    "--databases", is_flag=True, help="Also what PostgreSQL, MySQL and MariaDB clients prove it with."
+)
 @click.pass_obj
-def hash_password(run: Run, *, from_stdin: bool) -> None:
-    """Print the argon2id hash of a password, for a user's `password` in the configuration."""
+def hash_password(run: Run, *, from_stdin: bool, databases: bool) -> None:
+    """Print the argon2id hash of a password, for a user's `password` in the configuration.
+
+    With --databases, the lines of [users.NAME] for that and for database clients, which prove a password without
+    sending it. Keep those that are needed: who reads one can guess, and from the last two quickly.
+    """
     from proxyd import access
 
     if from_stdin:
@@ -364,6 +372,29 @@ def hash_password(run: Run, *, from_stdin: bool) -> None:
     if not password:
         raise click.UsageError("an empty password is none")
     hashed = access.hash_password(password)
+    if databases:
+        _print_verifiers(run.output, hashed, password)
+        return
     if run.output.json:
         run.output.document({"hash": hashed})
     run.output.line(hashed)
+
+
+def _print_verifiers(output: Output, hashed: str, password: str) -> None:
+    """Print what the configuration holds of one password, each line with what it is for."""
+    from proxyd import verifiers
+
+    made = {
+        "password": (hashed, "SSH, and database clients that send it inside TLS"),
+        "scram": (verifiers.scram(password), "PostgreSQL clients"),
+        "mysql_native": (verifiers.mysql_native(password), "MySQL and MariaDB clients"),
+        "mariadb_ed25519": (
+            verifiers.mariadb_ed25519(password),
+            "MariaDB clients that use the ed25519 plugin",
+        ),
+    }
+    if output.json:
+        output.document({name: value for name, (value, _) in made.items()})
+    for name, (value, what) in made.items():
+        output.line(f"# {what}")
+        output.line(f'{name} = "{value}"')

@@ -1,4 +1,4 @@
-"""Watching and replaying a session in the terminal.
+"""Watching and replaying a session in the terminal; what a session without a screen shows is cli_queries' part.
 
 Rule 1: what is shown is one channel: the one asked for, else the terminal the session has, else whatever speaks.
 Rule 2: into a pipe go the raw bytes of that channel and nothing else.
@@ -8,9 +8,9 @@ Rule 3: a view is rebuilt from the session's own output: joining late, seeking b
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from proxyd.cli_output import clean, position
 from proxyd.control.client import Client, ControlError, Stream
@@ -148,13 +148,16 @@ class View:
         self.screen.title(clean(f"{self._about} - {status}{hint}"))
 
 
+MakeView = Callable[[Screen, Mapping[str, Any], str], View]  # of a session, and what its title says
+
+
 class Watching:
     """One operator's view of a live session."""
 
-    def __init__(self, client: Client, session: str, channel: int | None) -> None:
+    def __init__(self, client: Client, session: str, view_of: MakeView) -> None:
         self._client = client
         self._session = session
-        self._channel = channel
+        self._view_of = view_of
         self._history = 0
         self._painted = False
 
@@ -165,7 +168,7 @@ class Watching:
             keys, readable = screen.keys(TICK_SECONDS, stream.fileno())
             for frame in stream.receive() if readable else ():
                 if "meta" in frame:
-                    view = View(screen, _about(frame["session"]), self._channel)
+                    view = self._view_of(screen, frame["session"], _about(frame["session"]))
                     self._history = frame["history"]
                 elif view is not None:
                     self._take(frame.get("records", ()), view)
@@ -213,10 +216,23 @@ class Watching:
         return done
 
 
-def watch_plainly(stream: Stream, channel: int | None, output: BinaryIO) -> dict[str, Any] | None:
-    """Write the session's raw output as it comes, until it ends; its END."""
-    scene = Scene(channel)
+class Plain(Protocol):
+    """What draws a session for a pipe, record by record."""
+
+    end: dict[str, Any] | None
+
+    def raw(self, record: Record) -> bytes:
+        """Learn from a record, and give what it shows."""
+
+
+def watch_plainly(
+    stream: Stream, scene_of: Callable[[Mapping[str, Any]], Plain], output: BinaryIO
+) -> dict[str, Any] | None:
+    """Write what a session shows as it comes, until it ends; its END. `scene_of` gives what draws a session."""
+    scene: Plain = Scene()
     for frame in stream:
+        if "meta" in frame:
+            scene = scene_of(frame["session"])
         output.writelines(scene.raw(record) for record in frame.get("records", ()))
         output.flush()
     return scene.end
@@ -347,9 +363,8 @@ class Player:
         return f"{at} of {whole}, {self._speed:g}x{state} - ? for keys"
 
 
-def replay_plainly(records: Iterator[Record], channel: int | None, output: BinaryIO) -> None:
-    """Write a recording's raw output, without its pauses."""
-    scene = Scene(channel)
+def replay_plainly(records: Iterator[Record], scene: Plain, output: BinaryIO) -> None:
+    """Write what a recording shows, without its pauses."""
     output.writelines(scene.raw(record) for record in records)
     output.flush()
 

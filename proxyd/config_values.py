@@ -181,7 +181,7 @@ def _password_hash(value: str, _: Path) -> str:
 def _scram(value: str, _: Path) -> str:
     if not _SCRAM.fullmatch(value):
         raise ValueError(
-            'expected a SCRAM-SHA-256 verifier; make one with "proxyctl users hash-password --scram"'
+            'expected a SCRAM-SHA-256 verifier; make one with "proxyctl users hash-password --databases"'
         )
     return value
 

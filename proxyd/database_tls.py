@@ -27,13 +27,17 @@ def front_context(listen: DatabaseListen) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(listen.certificate, listen.key)
+        context.load_cert_chain(listen.certificate, listen.key, password=_no_passphrase)
         if listen.client_ca is not None:
             context.verify_mode = ssl.CERT_OPTIONAL
             context.load_verify_locations(listen.client_ca)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"can't be used for TLS: {error.strerror or error}", listen.certificate) from None
     return context
+
+
+def _no_passphrase() -> bytes:
+    return b""  # an encrypted key is an error, not a question on the daemon's terminal
 
 
 def target_tls(target: Target) -> TargetTls | None:

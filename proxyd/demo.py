@@ -1,8 +1,9 @@
 """`proxyd demo`: everything on one machine, one real session through it, and what was recorded of it.
 
 It makes a directory with `proxyd init`, starts a throw-away SSH target and the daemon as processes of their own, types
-into a real `ssh` (or asyncssh, where there is no `ssh`), and shows the session with the very commands an operator
-would use. Then it stays up for a hand to try, unless it is asked to run once.
+into a real `ssh` (or asyncssh, where there is no `ssh`), runs a script each in `psql` and `mariadb` where they and
+their servers are installed, and shows the sessions with the very commands an operator would use. Then it stays up for
+a hand to try, unless it is asked to run once.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import json
 import os
 import pty
 import select
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ import asyncssh
 from rich.console import Console
 from rich.markup import escape
 
-from proxyd import setup
+from proxyd import demo_databases, setup, verifiers
 from proxyd.access import hash_password
 
 PASSWORD = "demo"  # noqa: S105 - the demo's own, printed on the screen
@@ -62,17 +64,27 @@ class _Demo:
         self.ending = ending
         self.config = base / "proxyd.toml"
         self.port = 0
+        self.ready: dict[str, str] = {}
+        self.before: set[str] = set()
+        self.databases: list[demo_databases.Server] = []
 
     def run(self, *, once: bool) -> int:
         began = time.monotonic()
         _say("Setting up", str(self.base))
+        setup.initialise(self.base, ssh_port=0, metrics_port=0)
+        servers, missing = demo_databases.installed(self.ending)
+        for server in servers:  # they make their files while the other target starts
+            server.prepare(self.ca, self.ca.with_suffix(".key"))
         target_port = self._target()
+        self._start_databases(servers, missing)
         self._configure(target_port)
         self._daemon()
         _say("Connecting", f"ssh -p {self.port} demo+root+web1@127.0.0.1")
+        self.before = {row["id"] for row in json.loads(self._ctl("--json", "sessions"))["sessions"]}
         client = self._drive_openssh if shutil.which("ssh") else self._drive_asyncssh
         client()
-        status = self._show()
+        status = self._drive_databases()
+        status |= self._show()
         _console.print(f"\n[dim]From start to here: {time.monotonic() - began:.1f} s[/dim]")
         if not once:
             self._stay()
@@ -97,34 +109,53 @@ class _Demo:
         _until(lambda: port_file.exists() and bool(port_file.read_text().strip()), "the target")
         return int(port_file.read_text())
 
+    @property
+    def ca(self) -> Path:
+        """The certificate `proxyd init` made; fronts and database targets show it, and are checked against it."""
+        return self.base.absolute() / "keys" / "tls.crt"
+
+    def _start_databases(self, servers: Sequence[demo_databases.Server], missing: str) -> None:
+        """Keep what starts; what does not, or is not there, is told in a line."""
+        for server in servers:
+            try:
+                server.start()
+            except RuntimeError as error:
+                _say("Left out", f"{server.target} did not start: {error}")
+            else:
+                self.databases.append(server)
+        if missing:
+            _say("Left out", f"databases that are not installed; with them: apt-get install {missing}")
+
     def _configure(self, target_port: int) -> None:
-        """Make the state with `proxyd init`, and add one user, one target and one grant."""
-        if not self.config.exists():
-            setup.initialise(self.base, ssh_port=0, metrics_port=0)
-            user_key = asyncssh.generate_private_key("ssh-ed25519")
-            _private(self.base / "demo_key", user_key.export_private_key())
-            public = user_key.export_public_key().decode().strip()
-            host_key = (self.base / "target_host_key.pub").read_text().strip()
-            values = {
-                "hash": hash_password(PASSWORD),
-                "key": public,
-                "port": target_port,
-                "base": self.base,
-            }
-            with self.config.open("a") as config:
-                config.write(_CONFIG.format(host_key=host_key, **values))
+        """Add one user, the targets and one grant to the configuration; those of an earlier demo are replaced."""
+        user_key = asyncssh.generate_private_key("ssh-ed25519")
+        _private(self.base / "demo_key", user_key.export_private_key())
+        values = {
+            "hash": hash_password(PASSWORD),
+            "scram": verifiers.scram(PASSWORD),
+            "mysql_native": verifiers.mysql_native(PASSWORD),
+            "key": user_key.export_public_key().decode().strip(),
+            "host_key": (self.base / "target_host_key.pub").read_text().strip(),
+            "port": target_port,
+            "base": self.base.absolute(),
+            "account": demo_databases.ACCOUNT,
+        }
+        made = self.config.read_text().partition(_ADDED)[0]
+        databases = [server.configuration(self.base.absolute(), self.ca) for server in self.databases]
+        self.config.write_text("".join([made, _ADDED, _CONFIG.format(**values), *databases]))
 
     def _daemon(self) -> None:
         """Start `proxyd serve` and wait for its ready line."""
         self._start([sys.executable, "-m", "proxyd", "serve", "--config", str(self.config)], "proxyd.log")
         log = self.base / "proxyd.log"
         _until(lambda: '"ready"' in log.read_text(), "proxyd")
-        ready = next(json.loads(line) for line in log.read_text().splitlines() if '"ready"' in line)
-        self.port = int(ready["ssh"].rsplit(":", 1)[1])
-        _say(
-            "Ready",
-            ", ".join(f"{name} {ready[name]}" for name in ("ssh", "metrics", "control") if name in ready),
-        )
+        self.ready = next(json.loads(line) for line in log.read_text().splitlines() if '"ready"' in line)
+        self.port = self._port_of("ssh")
+        shown = ("ssh", "postgres", "mysql", "metrics", "control")
+        _say("Ready", ", ".join(f"{name} {self.ready[name]}" for name in shown if name in self.ready))
+
+    def _port_of(self, front: str) -> int:
+        return int(self.ready[front].rsplit(":", 1)[1])
 
     def _start(self, argv: list[str], log: str, **options: Any) -> None:
         with (self.base / log).open("wb") as output:
@@ -174,6 +205,20 @@ class _Demo:
             [sys.executable, "-c", _ASYNCSSH_CLIENT, str(self.port), str(self.base / "demo_key"), script]
         )
 
+    def _drive_databases(self) -> int:
+        """Run each database's script through the proxy."""
+        status = 0
+        for server in self.databases:
+            _say("Connecting", self._command_for(server))
+            if server.talk(self._port_of(server.protocol), _user_of(server), PASSWORD, self.ca):
+                _say("Failed", f"the client's words are above, the proxy's in {self.base / 'proxyd.log'}")
+                status = 1
+        return status
+
+    def _command_for(self, server: demo_databases.Server) -> str:
+        arguments = server.arguments(self._port_of(server.protocol), _user_of(server), self.ca)
+        return shlex.join([server.name, *arguments])
+
     def _client(self, argv: list[str]) -> None:
         if subprocess.run(argv, check=False).returncode:
             raise SystemExit(f"proxyd demo: {Path(argv[0]).name} failed; {self.base / 'proxyd.log'} says why")
@@ -182,8 +227,13 @@ class _Demo:
 
     def _show(self) -> int:
         sessions = json.loads(self._ctl("--json", "sessions"))["sessions"]
-        oldest = sorted(sessions, key=lambda row: row["started_at"])
-        session, last = oldest[0]["id"], oldest[-1]["id"]
+        new = [
+            row for row in sessions if row["id"] not in self.before
+        ]  # a kept directory has those of before
+        oldest = sorted(new, key=lambda row: row["started_at"])
+        shells = [row for row in oldest if row["protocol"] == "ssh"]
+        session, last = shells[0]["id"], shells[-1]["id"]
+        statements = [row["id"][:12] for row in oldest if row["protocol"] != "ssh"]
         failed = 0
         for words in (
             ("sessions",),
@@ -191,6 +241,7 @@ class _Demo:
             ("log", session[:12]),
             *([("log", last[:12])] if last != session else []),
             ("replay", session[:12], "--speed", "20", "--skip-idle", "0.2"),
+            *(("log", name) for name in statements),
             ("verify", "--all"),
         ):
             _console.print(f"\n[bold]$ proxyctl {escape(' '.join(words))}[/bold]")
@@ -210,6 +261,10 @@ class _Demo:
         for command, what in (
             (ssh, f"a session of your own; the password is {PASSWORD}"),
             (f"ssh -p {self.port} demo@127.0.0.1", "the menu of targets"),
+            *(
+                (f"{self._command_for(server)}{server.asking}", f"{server.target}; the same password")
+                for server in self.databases
+            ),
             (f"proxyctl --config {self.config} sessions", "what is live and what was"),
             (
                 f"proxyctl --config {self.config} watch SESSION",
@@ -225,12 +280,16 @@ class _Demo:
 
 _PROXYCTL = [sys.executable, "-c", "from proxyd.cli import proxyctl; proxyctl(prog_name='proxyctl')"]
 
-_CONFIG = """
+_ADDED = """
 # ---- added by `proxyd demo`
+"""
 
+_CONFIG = """
 [users.demo]
 password = "{hash}"
 keys = ["{key}"]
+scram = "{scram}"
+mysql_native = "{mysql_native}"
 
 [targets.web1]
 address = "127.0.0.1:{port}"
@@ -242,8 +301,8 @@ key = "file:{base}/target_login_key"
 
 [[grants]]
 users = ["demo"]
-targets = ["web1"]
-accounts = ["root"]
+targets = ["*"]
+accounts = ["root", "{account}"]
 channels = ["shell", "exec", "sftp", "local-forward", "remote-forward", "agent", "x11"]
 """
 
@@ -256,6 +315,10 @@ async def main(port, key, script):
         print(result.stdout)
 asyncio.run(main(*sys.argv[1:]))
 """
+
+
+def _user_of(server: demo_databases.Server) -> str:
+    return f"demo+{demo_databases.ACCOUNT}+{server.target}"
 
 
 def _say(what: str, details: str) -> None:

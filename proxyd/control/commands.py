@@ -396,6 +396,9 @@ async def _users(services: Services, _caller: Caller, _: Nothing) -> dict[str, A
                 "password": user.password is not None,
                 "keys": len(user.keys),
                 "totp": user.totp is not None,
+                "scram": user.scram is not None,
+                "mysql_native": user.mysql_native is not None,
+                "mariadb_ed25519": user.mariadb_ed25519 is not None,
                 "factors": list(user.factors),
                 "source": list(user.source),
             }

@@ -1,4 +1,6 @@
-"""Export: a recording in the forms other tools read: asciicast v3 and v2, and JSON lines.
+"""Export: a recording in the forms other tools read: asciicast v3 and v2, JSON lines, and CSV.
+
+What was on a screen becomes a cast; a database session, which has none, becomes a line for each statement.
 
 Rule 1: everything is yielded line by line; memory does not grow with the recording.
 Rule 2: bytes become text only here: UTF-8 is decoded across records, one decoder a stream, and what is no UTF-8
@@ -12,13 +14,14 @@ from __future__ import annotations
 
 import base64
 import codecs
-import json
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from proxyd.characters import as_json
 from proxyd.errors import FormatError
+from proxyd.recorder import queries
 from proxyd.recorder.record import Kind, Record
 from proxyd.recorder.replay import Recording
 
@@ -87,7 +90,7 @@ def asciicast3(
     yield _line({"version": 3, "term": term} | _about(recording, terminal))
     last = 0
     for at, code, text in _Cast(terminal, with_input=with_input).events(recording.records()):
-        yield f'[{_seconds(at - last)}, "{code}", {_json(text)}]\n'
+        yield f'[{_seconds(at - last)}, "{code}", {as_json(text)}]\n'
         last = at
 
 
@@ -101,7 +104,7 @@ def asciicast2(
     yield _line({"version": 2, "width": columns, "height": rows} | about)
     for at, code, text in _Cast(terminal, with_input=with_input).events(recording.records()):
         if code != "x":
-            yield f'[{_seconds(at)}, "{code}", {_json(text)}]\n'
+            yield f'[{_seconds(at)}, "{code}", {as_json(text)}]\n'
 
 
 def jsonl(recording: Recording) -> Iterator[str]:
@@ -125,19 +128,44 @@ def json_line(record: Record) -> str:
     )
 
 
+def statements(recording: Recording, form: str) -> Iterator[str]:
+    """Yield a database session's statements, each with its result, as the lines of `form`: "jsonl" or "csv"."""
+    joined = queries.joined(recording.records())
+    session = str(recording.meta.get("id", ""))
+    lines = queries.csv_lines if form == "csv" else queries.json_lines
+    return lines(joined, session, recording.started_at)
+
+
 def export(
-    recording: Recording, form: str, *, channel: int | None = None, with_input: bool = False
+    recording: Recording, form: str = "", *, channel: int | None = None, with_input: bool = False
 ) -> Iterator[str]:
-    """Yield the lines of `form`, one of FORMS; `jsonl` is always of everything. Raises FormatError."""
+    """Yield the lines of `form`, one of FORMS, else of what `choose` gives for it. Raises FormatError.
+
+    `jsonl` is of every record, of a database session of every statement.
+    """
+    protocol = str(recording.meta.get("protocol", ""))
+    form = choose(form, protocol)
+    if protocol in queries.PROTOCOLS:
+        return statements(recording, form)
     if form == "jsonl":
         return jsonl(recording)
-    if form not in _CASTS:
-        raise FormatError(f"{form} is none of the forms a recording can be exported to: {', '.join(FORMS)}")
     return _CASTS[form](recording, channel=channel, with_input=with_input)
 
 
+def choose(form: str, protocol: str) -> str:
+    """Give the form to write a recording of `protocol` in, the usual one for "". Raises FormatError if it can't be."""
+    has_statements = protocol in queries.PROTOCOLS
+    if form not in ("", *FORMS):
+        raise FormatError(f"{form} is none of the forms a recording can be exported to: {', '.join(FORMS)}")
+    if has_statements and form in _CASTS:
+        raise FormatError(f"a {protocol} session has statements and no screen: export it as jsonl or csv")
+    if form == "csv" and not has_statements:
+        raise FormatError(f"csv is a table of statements, and this is a session of {protocol or 'a screen'}")
+    return form or ("jsonl" if has_statements else FORMS[0])
+
+
 _CASTS: dict[str, Callable[..., Iterator[str]]] = {"asciicast": asciicast3, "asciicast2": asciicast2}
-FORMS = (*_CASTS, "jsonl")
+FORMS = (*_CASTS, "jsonl", "csv")
 
 
 class _Cast:
@@ -284,9 +312,5 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
 def _line(value: Any) -> str:
-    return _json(value) + "\n"
+    return as_json(value) + "\n"

@@ -331,7 +331,9 @@ class Recorder:
             self._settle(tape, failure)
             if failure is None and tape.reel.queue:
                 self.hurry(tape)
-        self._move_due(time.monotonic() + BLOCK_SECONDS)  # rule 1: who goes on typing need not wake the writer
+        self._move_due(
+            time.monotonic() + BLOCK_SECONDS
+        )  # rule 1: who goes on typing need not wake the writer
         self._gauges.queue(sum(tape.queued for tape in tapes))
 
     def _write_reels(self, reels: Sequence[Reel]) -> list[Failure | None]:

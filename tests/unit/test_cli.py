@@ -534,7 +534,8 @@ def test_every_kind_that_tells_something_is_told() -> None:
         (4, Kind.LOST, 0, {"why": "disk", "records": 3}),
         (5, Kind.NOTICE, 1, "Session interaction revoked"),
         (6, Kind.EXIT, 1, {"signal": "TERM"}),
-        (7, Kind.STATEMENT, 0, {"text": "select 1"}),
+        (7, Kind.STATEMENT, 0, {"event": "statement", "n": 1, "text": "select 1"}),
+        (7, Kind.STATEMENT, 0, {"event": "result", "n": 1, "tag": "SELECT 1"}),
         (8, Kind.END, 0, {"reason": "dropped", "by": "root", "error": "You have been disconnected"}),
     )
     assert found == [
@@ -548,7 +549,7 @@ def test_every_kind_that_tells_something_is_told() -> None:
 
 
 def test_a_narrow_terminal_loses_the_least_important_columns() -> None:
-    columns = [Column("ID", str), Column("TYPE", str, keep=1), Column("TEXT", str, keep=5, fold=True)]
+    columns = [Column("ID", str), Column("TYPE", str, keep=1), Column("TEXT", str, keep=5, fold=30)]
     cells = [["12345678", "ssh", "x" * 200]]
     assert _fitting(columns, cells, 80) == [0, 1, 2]
     assert _fitting(columns, cells, 42) == [0, 2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,11 @@ class Press:
         session: str = "c0ffee",
         sealed: bool = False,
         lost: int = 0,
+        meta: Mapping[str, Any] = {},
     ) -> Path:
         """Write one segment a part: records (at_us, kind, channel, body), META first of all; the last one unsealed.
+
+        `meta` is what META says other than usual.
 
         `lost` records are missing before each segment but the first, as when storage failed.
         """
@@ -54,11 +57,13 @@ class Press:
         folder.mkdir(parents=True)
         chain, seq, entries = NO_CHAIN, 1, []
         manifest = Manifest(
-            session, "node1", WALL_NS, "open", strict=True, meta=META | {"id": session}, keys=()
+            session, "node1", WALL_NS, "open", strict=True, meta=META | meta | {"id": session}, keys=()
         )
         store.write_manifest(folder, manifest.signed(self.signer))
         for number, records in enumerate(parts):
-            items = [(0, Kind.META, 0, META | {"id": session}), *records] if number == 0 else list(records)
+            items = (
+                [(0, Kind.META, 0, META | meta | {"id": session}), *records] if number == 0 else list(records)
+            )
             dek = new_dek()
             start = items[0][0] // 1000 if items else 0
             header = SegmentHeader(

@@ -163,7 +163,7 @@ def test_what_can_not_be_shown_is_one_clear_sentence(press) -> None:
         list(export(session, "asciicast"))
     with pytest.raises(FormatError, match=r"gif is none of the forms .* asciicast, asciicast2, jsonl"):
         export(session, "gif")
-    assert FORMS == ("asciicast", "asciicast2", "jsonl")
+    assert FORMS == ("asciicast", "asciicast2", "jsonl", "csv")
 
 
 def test_jsonl_holds_every_record_exactly(press) -> None:
