@@ -53,6 +53,12 @@ DROPS: Final = Counter(
     "proxyd_drops", "Sessions dropped, by whom: operator, rule or shutdown.", ["by"], registry=REGISTRY
 )
 FINDINGS: Final = Counter("proxyd_findings", "Findings recorded.", ["code", "severity"], registry=REGISTRY)
+RULE_HITS: Final = Counter(
+    "proxyd_rule_hits",
+    "Commands and statements a rule matched, by the rule's name and what became of them: flag, block or interrupt.",
+    ["rule", "action"],
+    registry=REGISTRY,
+)
 VIEWERS: Final = Gauge("proxyd_viewers", "Live viewers now.", registry=REGISTRY)
 CONTROL_REFUSED: Final = Counter(
     "proxyd_control_frames_refused", "Control frames refused, by reason.", ["reason"], registry=REGISTRY

@@ -238,7 +238,15 @@ class Session:
         found = {"code": code, "severity": severity, "text": text}
         self.findings.append(found)
         self.tape.add(Kind.FINDING, found)
-        _log.warning("finding", session=self.id, user=self.user, target=self.target, **found)
+        _log.warning(
+            "finding",
+            session=self.id,
+            user=self.user,
+            target=self.target,
+            finding=code,  # the log takes `code` for a one-time code
+            severity=severity,
+            text=text,
+        )
 
     def end(self, ending: Ending) -> None:
         """End the session for this cause, unless it is ending already; never waits."""

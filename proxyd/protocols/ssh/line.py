@@ -5,11 +5,13 @@ Rule 1: client input passes the gate, goes on the tape, and only then to the tar
 Rule 2: a terminal or a command is recorded byte for byte; a file transfer as events; a forward as its ends and sizes.
 Rule 3: a transfer or a forward that lost bytes at a closed gate is closed when the gate opens: half a stream is a lie.
 Rule 4: a channel runs one thing, as RFC 4254, 6.5 has it: what is recorded of it is judged once, by what it runs.
+Rule 5: where rules apply, a command waits for them, and so does each Enter in a terminal; elsewhere none of it runs.
 """
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asyncssh.constants import EXTENDED_DATA_STDERR
@@ -17,6 +19,7 @@ from asyncssh.constants import EXTENDED_DATA_STDERR
 from proxyd.gate import REVOKED
 from proxyd.protocols.ssh import transfers
 from proxyd.protocols.ssh.channel import RelayChannel, settled
+from proxyd.protocols.ssh.ruled import Ruled
 from proxyd.protocols.ssh.wire import (
     WireError,
     describe_open,
@@ -38,6 +41,7 @@ ONE_THING = "This channel runs a command already."
 NOT_A_SESSION = "Only a session takes requests."
 MALFORMED = "The request is malformed."
 NO_TERMINAL = "Your certificate does not allow a terminal."
+NEEDS_TERMINAL = "The rules for this target need a terminal to read your commands: ask for one with ssh -t."
 TRANSFERS_ONLY = "Your grant allows file transfers only, and this is none."
 
 _STARTERS = {"shell": "shell", "exec": "exec", "subsystem": "exec"}
@@ -65,6 +69,7 @@ class Line:
         self._runs = False
         self._transfers_only = False
         self._turned_away = ""
+        self._ruled = Ruled(self)
         self._closed = 0
         self._status: int | None = None
         self._watch: transfers.Watch | None = None
@@ -93,7 +98,7 @@ class Line:
     def from_client(self, data: bytes, datatype: int | None) -> None:  # noqa: ARG002 - clients send no extended data
         """Gate, record and forward what the client sent."""
         if self.gate.closed:
-            self._refuse(data)
+            self.refuse(data)
             return
         self._record_input(data)
         self.passed_bytes += len(data)
@@ -106,7 +111,8 @@ class Line:
         self.output_bytes += len(data)
         self.near.write(data, datatype)
 
-    def _refuse(self, data: bytes) -> None:
+    def refuse(self, data: bytes) -> None:
+        """Record and count input that is thrown away."""
         self.gate.refused_bytes += len(data)
         if self.interactive:
             self.tape.add(Kind.REFUSED, data, self.number)
@@ -193,25 +199,42 @@ class Line:
             return settled(loop, granted=False)
         fields = _request(name, body)
         if half.near and (refusal := self._refusal(name, body, fields)):
-            self.tape.add(
-                Kind.REQUEST, {"name": name, "side": "client", "refused": refusal, **fields}, self.number
-            )
-            self.gate.refused_requests += self.gate.closed
             if self._is_final(name, refusal):
                 self._runs = True
-                self._turned_away = refusal
+                self.turn_away(name, fields, refusal)
                 return settled(loop, granted=True)
+            self._note_refused(name, fields, refusal)
             self.tell(refusal)
             return settled(loop, granted=False)
+        if half.near and name == "exec" and self.relay.policy.active:
+            self._runs = True
+            return self._ruled.hold(body, fields, wants_reply=wants_reply)
+        return self.pass_request(half, name, body, fields, wants_reply=wants_reply)
+
+    def pass_request(
+        self, half: RelayChannel, name: str, body: bytes, fields: dict[str, Any], *, wants_reply: bool
+    ) -> asyncio.Future[bool]:
+        """Record and relay a request that may pass."""
         self._note_request(half, name, body, fields)
         other = half.other
         if other is None:
-            return settled(loop, granted=False)
+            return settled(half._loop, granted=False)
         answer = other.ask(name, body, wants_reply=wants_reply)
         if half.near and name in _STARTERS:
             self._runs = True
             answer.add_done_callback(self._start_answered)
         return answer
+
+    def turn_away(self, name: str, fields: dict[str, Any], refusal: str) -> None:
+        """Record a start that is refused for good; `started` tells the client why."""
+        self._note_refused(name, fields, refusal)
+        self._turned_away = refusal
+
+    def _note_refused(self, name: str, fields: dict[str, Any], refusal: str) -> None:
+        self.tape.add(
+            Kind.REQUEST, {"name": name, "side": "client", "refused": refusal, **fields}, self.number
+        )
+        self.gate.refused_requests += self.gate.closed
 
     def _is_final(self, name: str, refusal: str) -> bool:
         """Tell whether a refused start leaves nothing to ask for; PuTTY's scp tries the subsystem, then a command.
@@ -241,6 +264,8 @@ class Line:
             return ONE_THING
         if name == "pty-req" and not self.relay.may_have_terminal:
             return NO_TERMINAL
+        if name == "shell" and not self.pty and self.relay.policy.decides:
+            return NEEDS_TERMINAL
         return self._missing_grant(name, fields)
 
     def _missing_grant(self, name: str, fields: dict[str, Any]) -> str:
@@ -292,6 +317,7 @@ class Line:
             return
         self.pty = True
         self.near.limit_ahead()
+        self._ruled.watch_typing(partial(Line.from_client, self, datatype=None))
         self.relay.resized(self, pty.columns, pty.rows)
 
     def _watch_transfer(self, name: str, fields: dict[str, Any]) -> None:
@@ -347,6 +373,8 @@ class Line:
         if half.near and self.gate.closed:
             self._eof_held = True
             return
+        if half.near and self._ruled.keeps_end(partial(self.eof, half)):
+            return
         if half.other is not None:
             half.other.write_eof()
 
@@ -359,12 +387,12 @@ class Line:
         if not self.interactive:
             self._cut_bytes += dropped
         self._eof_held = self.far.take_back_eof() or self._eof_held
-        return dropped
+        return dropped + self._ruled.throw_away()
 
     def gate_opened(self) -> None:
         """Refuse what came while it was shut and still waits, then go on, or close what can't (rule 3)."""
         if waiting := self.near.take_waiting():
-            self._refuse(waiting)
+            self.refuse(waiting)
         if self._cut_bytes:
             self.tell("The transfer was cut by the block")
             self.close()

@@ -9,6 +9,8 @@ Rule 4: a target opens channels to the client only for what the client has asked
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -22,11 +24,14 @@ from asyncssh.constants import (
 )
 from asyncssh.misc import ChannelOpenError
 
+from proxyd import log, metrics
 from proxyd.gate import REVOKED, Settled
+from proxyd.policy import Policy
 from proxyd.protocols.ssh.channel import RelayChannel
 from proxyd.protocols.ssh.line import MALFORMED, Line
 from proxyd.protocols.ssh.wire import WireError, describe_global, printable
 from proxyd.recorder.record import Kind
+from proxyd.session import DISCONNECTED, Ending
 
 if TYPE_CHECKING:
     from asyncssh.packet import SSHPacket
@@ -47,6 +52,7 @@ LAST_WORDS_S = 5.0
 SETTLE_S = 1.0
 """Seconds a block waits for the target's sign before it reports `settled: false`."""
 
+UNCHECKED = "Your command could not be checked against the rules."
 UNASKED = "Nobody has asked for it"
 
 NEEDS = {
@@ -71,6 +77,9 @@ FORWARD_REQUESTS = frozenset(
 )
 
 
+_log = log.get("ssh")
+
+
 class Relay:
     """Joins a front and a back connection for one session."""
 
@@ -83,6 +92,9 @@ class Relay:
         allowed = session.login_record.allowed
         self.channels = session.permit.channels if allowed is None else session.permit.channels & allowed
         self.may_have_terminal = allowed is None or "terminal" in allowed
+        core = front.core
+        self.policy = Policy(core.config.rules, core.access.user(session.user), session.target, sql=False)
+        self._judging: set[asyncio.Task[None]] = set()
         self.asked: set[str] = set()  # of remote-forward, agent, x11: what the client has asked for
         self._lines: dict[int, Line] = {}
         self._numbers = 0
@@ -167,6 +179,43 @@ class Relay:
             raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, UNASKED)
         if len(self._lines) >= MAX_CHANNELS:
             raise ChannelOpenError(OPEN_RESOURCE_SHORTAGE, f"More than {MAX_CHANNELS} channels at once")
+
+    # ------------------------------------------------------------------ rules of the configuration
+
+    def start(self, judging: Coroutine[Any, Any, None]) -> None:
+        """Run on the host loop what a line waits for."""
+        task = self.front._loop.create_task(judging)
+        self._judging.add(task)
+        task.add_done_callback(self._judging.discard)
+
+    async def refused_by_rule(self, command: str, *, unsure: bool = False) -> str:
+        """Judge a command; give the sentence it is refused with, or nothing. Waits only where a rule could refuse."""
+        if self.policy.decides:
+            return await self._judged(command, unsure=unsure)
+        self.start(self._noted(command))
+        return ""
+
+    async def _noted(self, command: str) -> None:
+        await self._judged(command, unsure=False)
+
+    async def _judged(self, command: str, *, unsure: bool) -> str:
+        policy = self.policy
+        try:
+            verdict = await self.front._loop.run_in_executor(None, policy.judge_apart, command, "", unsure)
+        except Exception:  # noqa: BLE001 - a bug in a check must not let pass what it checks
+            _log.exception("a bug while checking a command", session=self.session.id)
+            return UNCHECKED
+        if verdict is None:
+            return ""
+        if policy.hit(self.session, verdict):
+            self._end_by_rule(verdict.rule.name)
+            return verdict.text
+        return verdict.text if verdict.action == "block" else ""
+
+    def _end_by_rule(self, name: str) -> None:
+        metrics.DROPS.labels(by="rule").inc()
+        self.session.control("drop", f"rule {name}", "")
+        self.session.end(Ending("dropped", f"rule {name}", DISCONNECTED))
 
     def line_ended(self, line: Line) -> None:
         """Take a line off the list."""
