@@ -298,8 +298,9 @@ class Rule(_Section, frozen=True, kw_only=True):
     """What becomes of commands and statements that match `pattern` or are of one of `kinds`; the first rule decides.
 
     What permits (`allow`, `force`) must match the whole of every statement, what forbids need only be found. Patterns
-    ignore case in SQL; `kinds` say nothing about shell commands. `interrupt` ends the session at the match number `after`; where a `force` rule applies, what no `allow` or
-    `force` rule matches is blocked. Empty `users`, `roles`, `targets`: all (globs).
+    ignore case in SQL; `kinds` say nothing about shell commands. `interrupt` ends the session at the match number
+    `after`; where a `force` rule applies, what no `allow` or `force` rule matches is blocked. Empty `users`, `roles`,
+    `targets`: all (globs).
     """
 
     name: Text
