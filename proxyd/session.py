@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 
 from proxyd import __version__, log, metrics
-from proxyd.errors import Denied, Dropped, ProxydError, RecordingFailed
+from proxyd.errors import ClientError, Denied, Dropped, ProxydError, RecordingFailed
 from proxyd.gate import RESTORED, REVOKED, Gate, Settled
 from proxyd.recorder.record import Kind
 
@@ -374,7 +374,9 @@ async def _timed(session: Session) -> AsyncIterator[None]:
 
 
 def _reason(error: ProxydError) -> str:
-    return {"Denied": "denied", "RecordingFailed": "recording failed", "ClientError": "client error"}.get(
+    if isinstance(error, ClientError):
+        return "client error"
+    return {"Denied": "denied", "RecordingFailed": "recording failed"}.get(
         type(error).__name__, "target error"
     )
 

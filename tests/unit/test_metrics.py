@@ -112,7 +112,20 @@ def test_any_head_gets_a_whole_response(head: bytes) -> None:
 
 
 def test_no_label_comes_from_a_peer() -> None:
-    allowed = {"protocol", "state", "direction", "result", "reason", "by", "code", "severity", "policy", "rule", "action", "le"}
+    allowed = {
+        "protocol",
+        "state",
+        "direction",
+        "result",
+        "reason",
+        "by",
+        "code",
+        "severity",
+        "policy",
+        "rule",
+        "action",
+        "le",
+    }
     for family in metrics.REGISTRY.collect():
         for sample in family.samples:
             assert set(sample.labels) <= allowed

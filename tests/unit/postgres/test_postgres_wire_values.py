@@ -13,7 +13,7 @@ from proxyd.protocols.postgres import wire
 from proxyd.protocols.postgres.front import passed_on, replicates
 from proxyd.protocols.postgres.wire import WireError
 
-UUID = uuid.uuid4()
+UUID = uuid.UUID("bf346926-acfd-400a-ba8e-004f12120d01")
 
 
 @pytest.mark.parametrize(
