@@ -83,9 +83,9 @@ def test_no_server_runs_as_root(ca: Path, ending: contextlib.ExitStack) -> None:
         server.prepare(ca, ca.with_suffix(".key"))
         server.start()
         listening = subprocess.run(
-            ["ps", "-eo", "uid,args"], capture_output=True, text=True, check=True
+            ["ps", "-wweo", "uid,args"], capture_output=True, text=True, check=True
         ).stdout.splitlines()
         mine = [
-            line.split()[0] for line in listening if str(server.directory) in line and "ps -eo" not in line
+            line.split()[0] for line in listening if str(server.directory) in line and "ps -wweo" not in line
         ]
         assert set(mine) == {str(ids[kind.owner][0])}
