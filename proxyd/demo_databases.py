@@ -33,6 +33,15 @@ SESSION_S = 30.0
 _DEBIAN = Path("/usr/lib/postgresql")  # where Debian keeps each version's programs, off the PATH
 
 
+def _open_to_all() -> str | None:
+    """Give a directory for temporary files that other users may enter: a server does not run as root."""
+    for place in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 - below it a directory of our own is made
+        path = Path(place)
+        if path.is_dir() and all(parent.stat().st_mode & 0o001 for parent in (path, *path.parents)):
+            return place
+    return None
+
+
 class Server(ABC):
     """A throw-away server; `prepare` begins to make it, `start` waits until it answers."""
 
@@ -62,7 +71,9 @@ class Server(ABC):
 
     def prepare(self, certificate: Path, key: Path) -> None:
         """Begin to make the server's files; `certificate` and `key` are what it shows for TLS."""
-        made = tempfile.TemporaryDirectory(prefix=f"proxyd-{self.protocol}-", ignore_cleanup_errors=True)
+        made = tempfile.TemporaryDirectory(
+            prefix=f"proxyd-{self.protocol}-", dir=_open_to_all(), ignore_cleanup_errors=True
+        )
         self.directory = Path(self._ending.enter_context(made))
         for source, name in ((certificate, "tls.crt"), (key, "tls.key")):
             self._private(name, source.read_bytes())
@@ -131,10 +142,10 @@ class Server(ABC):
             shutil.chown(path, *_owner(self.owner))
 
     def _run(self, argv: list[str], log: str) -> subprocess.Popen[bytes]:
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"env": {**os.environ, "TMPDIR": str(self.directory)}}
         if os.getuid() == 0:
             user, group = _owner(self.owner)
-            options = {"user": user, "group": group, "extra_groups": []}
+            options |= {"user": user, "group": group, "extra_groups": []}
         with (self.directory / log).open("wb") as output:
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=self.directory,
                                        start_new_session=True, **options)  # fmt: skip
