@@ -29,6 +29,7 @@ import pyotp
 import trio
 
 from proxyd import config, log, vault
+from proxyd.characters import printable
 from proxyd.config import Config, Grant, Target, User, Window
 from proxyd.errors import ConfigError, Denied
 
@@ -386,7 +387,7 @@ def _comparable(host: str) -> str:
 
 def _shown(text: str) -> str:
     """Make a name from a client fit for a terminal and a log."""
-    return "".join(mark if mark.isprintable() else "?" for mark in text[:MAX_SHOWN])
+    return printable(text[:MAX_SHOWN])
 
 
 def _closed(asked: str, rules: list[_Rule], now: float) -> str:

@@ -18,6 +18,11 @@ UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
+def printable(text: str, *, instead: str = "?") -> str:
+    """Give what a peer said fit for one line of an error or a log: `instead` for each character that prints nothing."""
+    return "".join(mark if mark.isprintable() else instead for mark in text)
+
+
 def visible(text: str) -> str:
     r"""Write every unsafe character as its escape: \n, \x1b, \u202e. A backslash stays as it is."""
     return UNSAFE.sub(_escape, text)

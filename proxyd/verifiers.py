@@ -10,7 +10,7 @@ import base64
 import hashlib
 import hmac
 import secrets
-from typing import Final
+from typing import Final, NamedTuple
 
 from nacl.bindings import crypto_scalarmult_ed25519_base
 from scramp.utils import ScramException, saslprep  # type: ignore[import-untyped]
@@ -19,19 +19,34 @@ SCRAM_ITERATIONS: Final = 4096  # RFC 7677 4, and PostgreSQL's own; every login 
 SCRAM_SALT_BYTES: Final = 16  # PostgreSQL's SCRAM_DEFAULT_SALT_LEN
 
 
+class ScramKeys(NamedTuple):
+    """What a password becomes (RFC 5802, 3): ClientKey and ServerKey."""
+
+    client: bytes
+    server: bytes
+
+
+def scram_keys(password: str, salt: bytes, iterations: int) -> ScramKeys:
+    """Compute the keys; takes 0.3 us an iteration.
+
+    The password is prepared by SASLprep, or taken as it is where that does not allow it, as servers and libpq do.
+    """
+    try:
+        prepared = str(saslprep(password))
+    except ScramException:
+        prepared = password
+    salted = hashlib.pbkdf2_hmac("sha256", prepared.encode(errors="surrogateescape"), salt, iterations)
+    return ScramKeys(
+        hmac.digest(salted, b"Client Key", "sha256"), hmac.digest(salted, b"Server Key", "sha256")
+    )
+
+
 def scram(password: str, *, salt: bytes | None = None, iterations: int = SCRAM_ITERATIONS) -> str:
     """Give PostgreSQL's SCRAM-SHA-256 verifier: what pg_authid.rolpassword holds (RFC 5802 3, RFC 7677)."""
     salt = salt if salt is not None else secrets.token_bytes(SCRAM_SALT_BYTES)
-    try:
-        prepared = saslprep(password)
-    except (
-        ScramException
-    ):  # a character SASLprep forbids: PostgreSQL takes the password as it is, as libpq does
-        prepared = password
-    salted = hashlib.pbkdf2_hmac("sha256", prepared.encode(errors="surrogateescape"), salt, iterations)
-    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
-    server = hmac.digest(salted, b"Server Key", "sha256")
-    return f"SCRAM-SHA-256${iterations}:{_base64(salt)}${_base64(stored)}:{_base64(server)}"
+    keys = scram_keys(password, salt, iterations)
+    stored = hashlib.sha256(keys.client).digest()
+    return f"SCRAM-SHA-256${iterations}:{_base64(salt)}${_base64(stored)}:{_base64(keys.server)}"
 
 
 def mysql_native(password: str) -> str:

@@ -29,6 +29,7 @@ from proxyd.recorder.record import Kind
 from proxyd.recorder.replay import Recording
 from proxyd.session import DISCONNECTED
 from proxyd.setup import initialise
+from proxyd.verifiers import scram_keys
 from tests.peers.daemon import toml
 from tests.peers.endpoint import HOST
 from tests.peers.mariadb import Authority
@@ -165,7 +166,7 @@ async def prove(peer: Peer, password: str) -> bytes:
     )
     challenge = (await peer.until("R"))[4:]
     await peer.send(
-        wire.message(wire.PASSWORD, exchange.final(auth.keys_of(password, *exchange.challenge(challenge))))
+        wire.message(wire.PASSWORD, exchange.final(scram_keys(password, *exchange.challenge(challenge))))
     )
     return challenge
 

@@ -21,8 +21,8 @@ import pytest
 from pymysql.constants import CLIENT as FLAG
 
 from proxyd.access import hash_password
-from proxyd.protocols.mysql.auth import ed25519_public
 from proxyd.recorder.record import Kind
+from proxyd.verifiers import mariadb_ed25519
 from tests.peers.daemon import Proxyd
 from tests.peers.endpoint import HOST
 from tests.peers.mariadb import ACCOUNTS, CLIENT, DATABASE, DUMP, INSTALLED, Authority, MariaDb
@@ -165,7 +165,7 @@ def furnish(directory: Path, db: MariaDb, tap: Tap) -> Lab:
     hashed = hash_password(PASSWORD)
     proxyd.user("alice", password=hashed)
     proxyd.user("nat", mysql_native=native_hash(PASSWORD))
-    proxyd.user("edd", mariadb_ed25519=ed25519_public(PASSWORD.encode()))
+    proxyd.user("edd", mariadb_ed25519=mariadb_ed25519(PASSWORD))
     proxyd.user("carol", password=hashed, totp=f"file:{directory}/totp")
     proxyd.user(
         "keyed", keys=["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJWxX8QcjvxVvPX6bVkLoNzrHHkdhIxIvAqGGdVGIQfQ k"]

@@ -110,15 +110,6 @@ def ed25519_sign(password: bytes, message: bytes) -> bytes:
     return bytes(point + s)
 
 
-def ed25519_public(password: bytes) -> str:
-    """Give the public key of a password as MariaDB writes it."""
-    clamped = bytearray(hashlib.sha512(password).digest()[:32])
-    clamped[0] &= 0xF8
-    clamped[31] = clamped[31] & 0x7F | 0x40
-    public = bindings.crypto_scalarmult_ed25519_base_noclamp(bytes(clamped))
-    return base64.b64encode(public).decode().rstrip("=")
-
-
 def rsa_password(pem: bytes, password: str, nonce: bytes) -> bytes:
     """Encrypt a password for caching_sha2_password without TLS. Raises WireError for a key that is none."""
     try:

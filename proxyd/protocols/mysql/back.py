@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from proxyd import log, metrics, vault
+from proxyd.characters import printable
 from proxyd.database_tls import TargetTls, target_tls
 from proxyd.errors import ConfigError, TargetError, TargetLoginFailed, TargetUnreachable
 from proxyd.preamble import Side, read_preamble
@@ -216,7 +217,7 @@ class Login:
         if fault.code in ABOUT_DATABASES:
             text = fault.message.decode("utf-8", "replace")[:MAX_TEXT]
             return TargetSaidNo(
-                "".join(mark if mark.isprintable() else "?" for mark in text),
+                printable(text),
                 fault.code,
                 fault.state or "HY000",
             )

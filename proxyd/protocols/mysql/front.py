@@ -9,7 +9,6 @@ Rule 4: the client gets its OK when the target has given its own; until then it 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import hmac
 import secrets
 import ssl
@@ -19,8 +18,9 @@ import trio
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from proxyd import metrics
+from proxyd import metrics, verifiers
 from proxyd.access import Wanted
+from proxyd.characters import printable
 from proxyd.errors import ClientError, Denied, ProtocolBroken, ProxydError
 from proxyd.preamble import Side, read_preamble
 from proxyd.protocols.mysql import auth
@@ -226,12 +226,9 @@ class Front:
         user = self._core.access.user(name)
         if user is None or user.password or not (user.mysql_native or user.mariadb_ed25519):
             return await self._core.access.verify_password(name, password)
-        data = password.encode("utf-8", "surrogateescape")
         if user.mysql_native:
-            once = hashlib.sha1(data, usedforsecurity=False).digest()
-            doubled = hashlib.sha1(once, usedforsecurity=False).hexdigest().upper()
-            return hmac.compare_digest("*" + doubled, user.mysql_native)
-        return hmac.compare_digest(auth.ed25519_public(data), user.mariadb_ed25519 or "")
+            return hmac.compare_digest(verifiers.mysql_native(password), user.mysql_native)
+        return hmac.compare_digest(verifiers.mariadb_ed25519(password), user.mariadb_ed25519 or "")
 
     async def _switched(self, plugin: str, data: bytes) -> bytes:
         """Ask for another method; give its proof."""
@@ -280,4 +277,4 @@ class Front:
 
 def _shown(text: str) -> str:
     """Make text from a client fit for a terminal and a log."""
-    return "".join(mark if mark.isprintable() else "?" for mark in text[:MAX_SHOWN])
+    return printable(text[:MAX_SHOWN])

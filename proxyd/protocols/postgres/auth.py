@@ -4,7 +4,7 @@ Rule 1: whoever does not know a password learns nothing: an unknown user gets a 
         the same, and fails where a wrong password fails.
 Rule 2: channel binding is used wherever there is TLS, and a peer that was talked out of it is refused (RFC 5802, 6).
 Rule 3: a target may not make us compute for ever: MAX_ITERATIONS.
-Rule 4: nothing here waits; what takes long (`keys_of`, `ScramVerifier.matches`) is to be called in a thread.
+Rule 4: nothing here waits; what takes long (`scram_keys`, `ScramVerifier.matches`) is to be called in a thread.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import hmac
 import re
 import secrets
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from scramp.utils import ScramException, saslprep  # type: ignore[import-untyped]
 
 from proxyd.protocols.postgres.wire import WireError
+from proxyd.verifiers import ScramKeys, scram_keys
 
 SCRAM: Final = b"SCRAM-SHA-256"
 SCRAM_PLUS: Final = b"SCRAM-SHA-256-PLUS"
@@ -45,27 +45,6 @@ _SERVER_FIRST: Final = re.compile(r"r=(?P<nonce>[^,]+),s=(?P<salt>[^,]+),i=(?P<i
 
 class WrongPassword(Exception):
     """The proof does not fit."""
-
-
-class Keys(NamedTuple):
-    """What a password becomes (RFC 5802, 3): ClientKey and ServerKey."""
-
-    client: bytes
-    server: bytes
-
-
-def prepared(password: str) -> bytes:
-    """Give a password as SCRAM hashes it: SASLprep, or as it is where that does not allow it, as servers do."""
-    try:
-        return str(saslprep(password)).encode()
-    except ScramException:
-        return password.encode("utf-8", "surrogateescape")
-
-
-def keys_of(password: str, salt: bytes, iterations: int) -> Keys:
-    """Compute the keys; takes 0.3 us an iteration."""
-    salted = hashlib.pbkdf2_hmac("sha256", prepared(password), salt, iterations)
-    return Keys(hmac.digest(salted, b"Client Key", "sha256"), hmac.digest(salted, b"Server Key", "sha256"))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -100,7 +79,7 @@ class ScramVerifier:
 
     def matches(self, password: str) -> bool:
         """Tell whether this is the password; takes 0.3 us an iteration."""
-        client_key = keys_of(password, self.salt, self.iterations).client
+        client_key = scram_keys(password, self.salt, self.iterations).client
         return hmac.compare_digest(hashlib.sha256(client_key).digest(), self.stored_key) and self.known
 
 
@@ -178,7 +157,7 @@ class ScramClient:
         return f"{self._gs2}{self._bare}".encode()
 
     def challenge(self, data: bytes) -> tuple[bytes, int]:
-        """Take server-first, give salt and iterations for `keys_of`; raises WireError."""
+        """Take server-first, give salt and iterations for `scram_keys`; raises WireError."""
         self._server_first = _text(data)
         match = _SERVER_FIRST.fullmatch(self._server_first)
         if match is None or not match["nonce"].startswith(self._nonce) or match["nonce"] == self._nonce:
@@ -189,7 +168,7 @@ class ScramClient:
         self._nonce = match["nonce"]
         return _bytes(match["salt"]), iterations
 
-    def final(self, keys: Keys) -> bytes:
+    def final(self, keys: ScramKeys) -> bytes:
         """Give client-final."""
         bound = base64.b64encode(self._gs2.encode() + self._binding).decode()
         bare = f"c={bound},r={self._nonce}"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from proxyd import log, metrics, vault
+from proxyd.characters import printable
 from proxyd.database_tls import TargetTls, target_tls
 from proxyd.errors import ConfigError, TargetError, TargetLoginFailed, TargetUnreachable
 from proxyd.preamble import Side, read_preamble
@@ -28,6 +29,7 @@ from proxyd.protocols.postgres.reader import Reader
 from proxyd.protocols.postgres.wire import WireError
 from proxyd.stream import Stream, adopt_client
 from proxyd.target import dial
+from proxyd.verifiers import scram_keys
 
 if TYPE_CHECKING:
     from proxyd.config import Account, Target
@@ -44,8 +46,7 @@ class TargetSaid(TargetError):
     """The target refused the session in its own words."""
 
     def __init__(self, target: str, failure: Failure) -> None:
-        said = "".join(mark if mark.isprintable() else " " for mark in failure.message)
-        super().__init__(f"{target} says: {said}")
+        super().__init__(f"{target} says: {printable(failure.message, instead=' ')}")
         self.code = failure.code
 
 
@@ -221,7 +222,7 @@ class _Login:
                 self._begin_scram(frozenset(rest.split(b"\0")))
             case 11 if self._scram is not None:
                 salt, iterations = self._scram.challenge(rest)
-                keys = await trio.to_thread.run_sync(auth.keys_of, self._secret(), salt, iterations)
+                keys = await trio.to_thread.run_sync(scram_keys, self._secret(), salt, iterations)
                 self._say(self._scram.final(keys))
             case 12 if self._scram is not None:
                 self._scram.check(rest)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import trio
 
 from proxyd.access import Wanted
+from proxyd.characters import printable
 from proxyd.errors import (
     ClientError,
     Denied,
@@ -120,10 +121,9 @@ class PostgresEngine:
         except WireError as error:
             raise await broken(self._front, error) from None
         application = self._wants.parameters.get(b"application_name", b"")[:MAX_APPLICATION]
-        shown = "".join(
-            mark if mark.isprintable() else "?" for mark in application.decode("utf-8", "replace")
+        return Login(
+            login.user, login.user_ip, login.how, client=printable(application.decode("utf-8", "replace"))
         )
-        return Login(login.user, login.user_ip, login.how, client=shown)
 
     async def _cancel(self, key: bytes) -> Login:
         found = self._cancels.find(key)

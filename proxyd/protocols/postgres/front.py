@@ -22,6 +22,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from proxyd import log, metrics
+from proxyd.characters import printable
 from proxyd.errors import ClientError, ConfigError, Denied, ProtocolBroken, ProxydError
 from proxyd.preamble import Side, read_preamble
 from proxyd.protocols.postgres import auth, wire
@@ -264,7 +265,7 @@ class Front:
     def _failed(self, name: str) -> NoReturn:
         self.failures += 1
         metrics.LOGINS.labels(protocol="postgres", result="failed").inc()
-        shown = "".join(mark if mark.isprintable() else "?" for mark in name[:64])
+        shown = printable(name[:64])
         self.send(wire.error("FATAL", "28P01", f'password authentication failed for user "{shown}"'))
         raise ClientError("The client did not prove who it is.")
 

@@ -10,6 +10,8 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+from proxyd import characters
+
 _COOKIE = re.compile(rb"[0-9A-Fa-f]{0,64}")
 """The cookie of `x11-req` is hex, 32 digits of it; anything else is somebody's message, and no secret of the display."""
 
@@ -82,7 +84,7 @@ def uint32(value: int) -> bytes:
 
 def printable(text: str) -> str:
     """Give what a peer says fit for a terminal and a log: one line, no escapes, bounded."""
-    return "".join(c if c.isprintable() else " " for c in text[:MAX_SAID])
+    return characters.printable(text[:MAX_SAID], instead=" ")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from proxyd import verifiers
 from proxyd.protocols.postgres import auth
 from proxyd.protocols.postgres.auth import SCRAM, SCRAM_PLUS, ScramClient, ScramServer, ScramVerifier
 from proxyd.protocols.postgres.wire import WireError
+from proxyd.verifiers import scram_keys
 
 PASSWORD = "pencil äö"
 BINDING = hashlib.sha256(b"certificate").digest()
@@ -29,7 +30,7 @@ def verifier(password: str = PASSWORD) -> ScramVerifier:
 def exchange(server: ScramServer, client: ScramClient, password: str = PASSWORD) -> None:
     challenge = server.first(client.mechanism, client.first())
     salt, iterations = client.challenge(challenge)
-    client.check(server.final(client.final(auth.keys_of(password, salt, iterations))))
+    client.check(server.final(client.final(scram_keys(password, salt, iterations))))
 
 
 @pytest.mark.parametrize("binding", [None, BINDING])
@@ -92,7 +93,7 @@ def test_client_first_that_can_t_be_read(data: bytes) -> None:
 def test_final_with_another_nonce_binding_or_proof() -> None:
     server, client = ScramServer(verifier(), None), ScramClient(BOTH, None)
     salt, iterations = client.challenge(server.first(client.mechanism, client.first()))
-    good = client.final(auth.keys_of(PASSWORD, salt, iterations))
+    good = client.final(scram_keys(PASSWORD, salt, iterations))
     for bad in (
         good.replace(b"r=", b"r=x"),
         good.replace(b"c=biws", b"c=eSws"),
@@ -120,7 +121,7 @@ def test_target_that_reuses_our_nonce_or_does_not_know_the_password() -> None:
     with pytest.raises(WireError):
         client.challenge(f"r={nonce},s=c2FsdA==,i=4096".encode())
     salt, iterations = client.challenge(f"r={nonce}x,s=c2FsdA==,i=4096".encode())
-    client.final(auth.keys_of(PASSWORD, salt, iterations))
+    client.final(scram_keys(PASSWORD, salt, iterations))
     for answer in (b"v=" + base64.b64encode(bytes(32)), b"e=other-error", b"", b"\xff"):
         with pytest.raises(WireError):
             client.check(answer)
