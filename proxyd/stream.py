@@ -14,10 +14,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import fcntl
 import socket
 import ssl
+import struct
+import termios
 from collections import deque
-from typing import Protocol, cast
+from typing import NoReturn, Protocol, cast
 
 import trio
 
@@ -34,6 +37,8 @@ HANDSHAKE_SECONDS = 10.0  # three round trips; slower peers are stuck
 CLOSE_SECONDS = 5.0  # for the last bytes to leave and for the peer to close as well
 ABORT_SECONDS = 1.0  # the host loop closes an aborted transport in its next turn; longer would be its bug
 
+_QUEUED = struct.Struct("i")  # what TIOCOUTQ answers
+
 
 class Pause(enum.Flag):
     """Why a stream is not read now; it is read when no reason is left."""
@@ -41,6 +46,7 @@ class Pause(enum.Flag):
     NONE = 0
     IDLE = enum.auto()  # nobody waits in `receive`
     PEER = enum.auto()  # the stream its bytes go to is full
+    JUDGED = enum.auto()  # what it said last waits for a decision
     HELD = enum.auto()  # the tape asks for time
 
 
@@ -106,6 +112,7 @@ class Stream(asyncio.Protocol):
         self._pause = Pause.IDLE
         self._news = trio.Event()  # replaced for every wait: data, room, an end
         self._receiving = self._closing = self._finished = self._full = False
+        self._mute = False  # for any of the reasons `send` has to refuse
 
     # -- awaited from trio -------------------------------------------------------------------------------------
 
@@ -140,11 +147,8 @@ class Stream(asyncio.Protocol):
 
         Raises the side's error when the connection is gone.
         """
-        self._check_open()
-        if self._finished:
-            raise trio.ClosedResourceError("send_eof has been called")
-        if self.closed.is_set():
-            raise self.broken or self.side.fault("closed the connection")
+        if self._mute:
+            self._refuse_to_send()
         self._transport.write(self._tls.encrypt(data) if self._tls else data)
 
     async def drain(self) -> None:
@@ -162,7 +166,7 @@ class Stream(asyncio.Protocol):
             return
         if self._tls is not None and (notify := self._tls.finish()):
             self._transport.write(notify)
-        self._finished = True
+        self._finished = self._mute = True
         with contextlib.suppress(OSError):  # the connection is gone already, and connection_lost on its way
             self._transport.write_eof()
 
@@ -174,7 +178,8 @@ class Stream(asyncio.Protocol):
         """
         if self._sink is not None:
             self._sink.lost()  # whoever joined it lets go
-        self._closing, self._sink = True, None
+        self._closing = self._mute = True
+        self._sink = None
         self._chunks.clear()
         try:
             with trio.move_on_after(seconds):
@@ -192,7 +197,7 @@ class Stream(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once; unsent bytes are lost. Idempotent; the descriptor is closed in the loop's next turn."""
-        self._closing = True
+        self._closing = self._mute = True
         if not self.closed.is_set():
             self._transport.abort()
         self._news.set()
@@ -201,6 +206,24 @@ class Stream(asyncio.Protocol):
     def peer_certificate(self) -> bytes | None:
         """The peer's TLS certificate in DER; None without TLS, or when it showed none."""
         return self._tls.peer_certificate if self._tls else None
+
+    @property
+    def alpn(self) -> str | None:
+        """The protocol agreed on inside TLS (RFC 7301); None without one."""
+        return self._tls.alpn if self._tls else None
+
+    @property
+    def unsent(self) -> int:
+        """The bytes sent that the peer's host has not acknowledged: ours and our kernel's; 0 once closed."""
+        if self.closed.is_set():
+            return 0
+        waiting = self._transport.get_write_buffer_size()
+        try:
+            sock = self._transport.get_extra_info("socket")
+            answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(_QUEUED.size))
+        except (OSError, ValueError):  # closed a moment ago
+            return 0
+        return waiting + int(_QUEUED.unpack(answer)[0])
 
     # -- joined: called by the relay ---------------------------------------------------------------------------
 
@@ -274,7 +297,7 @@ class Stream(asyncio.Protocol):
         if exc is not None and self.broken is None:
             reason = exc.strerror if isinstance(exc, OSError) else None
             self.broken = self.side.fault(f"broke the connection: {reason or type(exc).__name__}")
-        self.ended = True
+        self.ended = self._mute = True
         self.closed.set()
         self._news.set()
         if self._sink is not None:
@@ -320,6 +343,12 @@ class Stream(asyncio.Protocol):
     def _check_open(self) -> None:
         if self._closing:
             raise trio.ClosedResourceError("this stream was closed")
+
+    def _refuse_to_send(self) -> NoReturn:
+        self._check_open()
+        if self._finished:
+            raise trio.ClosedResourceError("send_eof has been called")
+        raise self.broken or self.side.fault("closed the connection")
 
     async def _wait(self) -> None:
         if self._news.is_set():

@@ -69,3 +69,8 @@ class Tls:
     def peer_certificate(self) -> bytes | None:
         """The peer's certificate in DER, None when it showed none."""
         return self._ssl.getpeercert(binary_form=True)
+
+    @property
+    def alpn(self) -> str | None:
+        """The protocol agreed on (RFC 7301), None without one."""
+        return self._ssl.selected_alpn_protocol()

@@ -22,7 +22,6 @@ from proxyd.protocols.mysql.login_packets import Cap, error_payload
 from proxyd.protocols.mysql.responses import Reply, Responses
 from proxyd.protocols.mysql.script import LAST_PREPARED, Script, Told
 from proxyd.protocols.mysql.threads import LONGEST_KILL
-from proxyd.protocols.mysql.undelivered import undelivered
 from proxyd.protocols.mysql.wire import (
     SILENT,
     Command,
@@ -81,7 +80,7 @@ class Conduit:
         self._kept: Part | FileData | None = None  # rule 3
         self._judged: Whole | None = None  # rule 4
         self._to_judge = trio.Event()
-        self._pressed = self._settling = False
+        self._settling = False
         self._parting: str | None = None
         self._quiet = trio.Event()  # nothing is unanswered; replaced for every wait
         self.parted = trio.Event()
@@ -373,17 +372,15 @@ class Conduit:
     def _settled(self) -> bool:
         if self._commands.reading_file or (self._commands.inside and not self._swallowing):
             return False
-        return not self._responses.pending or self._target.closed.is_set() or not undelivered(self._target)
+        return not self._responses.pending or not self._target.unsent
 
     def hold(self, held: bool) -> None:  # noqa: FBT001 - Conduit's signature
         """Stop, or resume, reading both sides: the tape asks for time."""
-        self._pressed = held
-        self._steer()
+        self.relay.hold(held)
 
     def _steer(self) -> None:
-        """Read each side if nothing speaks against it."""
-        for stream, held in ((self._client, self._pressed or self._waits), (self._target, self._pressed)):
-            (stream.pause if held else stream.resume)(Pause.HELD)
+        """Read the client unless what it said last waits."""
+        (self._client.pause if self._waits else self._client.resume)(Pause.JUDGED)
 
     def part(self, text: str) -> None:
         """Say `text` where a message ends, now if none is under way (rule 5)."""

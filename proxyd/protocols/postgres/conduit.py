@@ -9,9 +9,6 @@ Rule 4: `part` is over after PART_S: the goodbye at the first end of a message, 
 
 from __future__ import annotations
 
-import fcntl
-import struct
-import termios
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -53,8 +50,6 @@ MAX_HEARD: Final = 1000
 
 SAID_BYTES: Final = 64 << 10
 """Bytes of our own answers after which a client must read before it is listened to again."""
-
-_QUEUED: Final = struct.Struct("i")
 
 
 class Conduit:
@@ -134,9 +129,10 @@ class Conduit:
         except WireError as error:
             raise self._broken(error) from None
         if self._dialogue.question is not None:
-            self._client.pause(Pause.IDLE)
+            self._client.pause(Pause.JUDGED)
             self._news.set()
-        self._speak()
+        if self._dialogue.words:
+            self._speak()
         out = _one(pieces)
         self._passed += len(out)
         return out
@@ -174,7 +170,7 @@ class Conduit:
         self._client.send(out)
         self._said += len(out)
         if self._said > SAID_BYTES:
-            self._client.pause(Pause.IDLE)
+            self._client.pause(Pause.JUDGED)
             self._news.set()
 
     # ------------------------------------------------------------------ rules, in trio (rule 2)
@@ -183,7 +179,7 @@ class Conduit:
         self._heard.append(text)
         self._news.set()
         if len(self._heard) > MAX_HEARD:
-            self._client.pause(Pause.IDLE)
+            self._client.pause(Pause.JUDGED)
 
     async def _attend(self) -> None:
         """Judge what waits, and let the client go on once it may."""
@@ -199,7 +195,7 @@ class Conduit:
                 await self._decide(self._dialogue.question)
             if self._ending:
                 return
-            self._client.resume(Pause.IDLE)
+            self._client.resume(Pause.JUDGED)
 
     async def _drained(self) -> None:
         try:
@@ -256,7 +252,7 @@ class Conduit:
         if out and not self._target.closed.is_set():
             self._target.send(out)
         with trio.move_on_after(SETTLE_S) as waiting:
-            while _unsent(self._target):  # noqa: ASYNC110 - the kernel's queue has no event
+            while self._target.unsent:  # noqa: ASYNC110 - the kernel's queue has no event
                 await trio.sleep(SETTLE_STEP_S)
         settled = Settled(self._passed, discarded, not waiting.cancelled_caught)
         self._session.tape.add(
@@ -307,17 +303,3 @@ def _one(pieces: list[bytes | memoryview]) -> bytes:
     if len(pieces) == 1 and isinstance(pieces[0], bytes):
         return pieces[0]
     return b"".join(pieces)
-
-
-def _unsent(stream: Stream) -> int:
-    """Count the bytes the peer's host has not acknowledged."""
-    if stream.closed.is_set():
-        return 0
-    transport = stream._transport  # noqa: SLF001 - until Stream tells this itself
-    waiting = transport.get_write_buffer_size()
-    try:
-        sock = transport.get_extra_info("socket")
-        answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(_QUEUED.size))
-    except (OSError, ValueError):  # closed a moment ago
-        return 0
-    return int(waiting + _QUEUED.unpack(answer)[0])

@@ -131,8 +131,7 @@ class Front:
 
     def _spoken(self) -> str | None:
         """Give the protocol TLS was begun for: what another one's client sends here is not read (ALPACA)."""
-        tls = self.stream._tls if self.stream is not None else None  # noqa: SLF001 - until Stream tells this itself
-        return tls._ssl.selected_alpn_protocol() if tls is not None else None  # noqa: SLF001
+        return self.stream.alpn if self.stream is not None else None
 
     async def _peek(self) -> bytes:
         while True:
