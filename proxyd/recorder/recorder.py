@@ -34,6 +34,9 @@ from proxyd.recorder.tape import Tape
 __all__ = ["Catalog", "Gauges", "Ledger", "Recorder", "Settings", "Tape", "ledger_fields"]
 
 BLOCK_SECONDS = 0.25  # the crash-loss bound; 64 bytes of frame are spent each time
+JOIN_SECONDS = (
+    0.1  # a block due this soon is written with those due now, a younger one not: frames stay large
+)
 COALESCE_SECONDS = 0.01  # a full block waits this long for more: bulk traffic gets few, large frames
 NEWS_SECONDS = 0.02  # viewers are told of what came at most this late
 CHORE_SLACK = 1.0  # chores due this soon are done with those due now: fewer wake-ups
@@ -92,9 +95,9 @@ class Recorder:
         self._writers = trio.CapacityLimiter(1)
         self._syncers = trio.CapacityLimiter(1)
         self._viewers = 0
-        self._dirty: set[Tape] = set()
-        self._due = NEVER  # monotonic seconds: when the writer is to write what is dirty
-        self._oldest = NEVER  # monotonic seconds: when the first of them became dirty
+        self._dirty: dict[Tape, float] = {}  # monotonic seconds: when each became dirty, the oldest first
+        self._full: set[Tape] = set()  # of them: not to be waited for
+        self._due = NEVER  # monotonic seconds: when the writer is to write
         self._chores: dict[Tape, float] = {}
         self._bell = trio.Event()  # rung when `_due` moves forward
         self._unsynced: set[Tape] = set()
@@ -145,7 +148,7 @@ class Recorder:
         )
         tape.add(Kind.META, dict(meta))
         tape.take()
-        self._dirty.discard(tape)
+        self._dirty.pop(tape, None)
         row = {**meta, "id": session_id, "node": self._node, "path": str(reel.folder)}
         row.setdefault("started_at", manifest.started_ns / 1e9)
         try:
@@ -178,9 +181,10 @@ class Recorder:
                 trouble = await self._sealed(tape, End(time.time_ns(), reason, by, error), deadline)
         finally:
             self.live.pop(tape.id, None)
-            for places in (self._dirty, self._unsynced):
+            for places in (self._full, self._unsynced):
                 places.discard(tape)
-            self._chores.pop(tape, None)
+            for times in (self._dirty, self._chores):
+                times.pop(tape, None)
             self._gauges.unsealed(len(self.live))
             if trouble:
                 self._gauges.failed("strict" if tape.strict else "best_effort")
@@ -246,15 +250,14 @@ class Recorder:
 
     def dirty(self, tape: Tape) -> None:
         """Note a tape with something to write."""
-        now = time.monotonic()
-        self._dirty.add(tape)
-        self._oldest = min(self._oldest, now)
-        self._move_due(now + BLOCK_SECONDS)
+        self._move_due(self._dirty.setdefault(tape, time.monotonic()) + BLOCK_SECONDS)
 
     def full(self, tape: Tape, *, now: bool) -> None:
         """Note a tape with much to write: soon, or now."""
-        self._dirty.add(tape)
-        self._move_due(time.monotonic() + (0 if now else COALESCE_SECONDS))
+        at = time.monotonic()
+        self._dirty.setdefault(tape, at)
+        self._full.add(tape)
+        self._move_due(at + (0 if now else COALESCE_SECONDS))
 
     def overflow(self, tape: Tape) -> None:
         """End a tape whose session can't hold while storage is behind."""
@@ -307,18 +310,14 @@ class Recorder:
                 await self._bell.wait()
 
     async def _write(self) -> None:
-        """Write what is dirty and do what is due, all in one thread job."""
-        began = time.monotonic()
-        due = {tape for tape, at in self._chores.items() if at <= began + CHORE_SLACK}
-        tapes = [tape for tape in self._dirty | due if not tape.over]
-        self._dirty.clear()
-        oldest, self._oldest, self._due = self._oldest, NEVER, NEVER
+        """Write and do what is due, all in one thread job."""
+        tapes, oldest = self._take_due(time.monotonic())
         if not tapes:
             return
         for tape in tapes:
             self._note_clock(tape)
             tape.take()
-        self._dirty.difference_update(tapes)  # a CLOCK record is in the block just taken
+            self._dirty.pop(tape, None)  # a CLOCK record is in the block just taken
         self._gauges.queue(sum(tape.queued for tape in tapes))
         before = sum(tape.reel.size for tape in tapes)
         results = await trio.to_thread.run_sync(
@@ -335,6 +334,18 @@ class Recorder:
             time.monotonic() + BLOCK_SECONDS
         )  # rule 1: who goes on typing need not wake the writer
         self._gauges.queue(sum(tape.queued for tape in tapes))
+
+    def _take_due(self, now: float) -> tuple[list[Tape], float]:
+        """Give the tapes to see to now, and since when the first of them is dirty."""
+        due = {tape: NEVER for tape, at in self._chores.items() if at <= now + CHORE_SLACK}
+        young = now + JOIN_SECONDS - BLOCK_SECONDS
+        due |= {tape: since for tape, since in self._dirty.items() if since <= young or tape in self._full}
+        tapes = [tape for tape in due if not tape.over]
+        for tape in due:
+            self._dirty.pop(tape, None)
+        self._full.clear()
+        self._due = next(iter(self._dirty.values()), NEVER) + BLOCK_SECONDS
+        return tapes, min((due[tape] for tape in tapes), default=NEVER)
 
     def _write_reels(self, reels: Sequence[Reel]) -> list[Failure | None]:
         results: list[Failure | None] = []
