@@ -6,7 +6,7 @@ Rule 2: no row gets in: the caller has none to give, and of an error only severi
 Rule 3: the number of a statement is its only link to its outcome; statements may overlap (pipelining).
 Rule 4: bytes that are no text in the session's encoding stay as \\xNN, so that nothing is lost and nothing is guessed.
 
-Cost of a short statement with its outcome: 5 us full, 8 off, 36 as fingerprint, 49 with literals masked.
+What is the same each time a prepared statement runs is found out once: `describe`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proxyd import redact
 from proxyd.recorder.record import Kind
+from proxyd.recorder.reel import ITEM_BYTES, weigh
 
 if TYPE_CHECKING:
     from proxyd.session import Session
@@ -35,6 +36,10 @@ MAX_VALUE: Final = 1 << 10  # characters of one parameter
 MAX_MESSAGE: Final = 4 << 10  # characters of an error message; PostgreSQL quotes whole statements in some
 KEY_BYTES: Final = 32
 HASH_BYTES: Final = 16  # enough to tell two values of a session apart
+
+FRAME_WEIGHT: Final = 3 * ITEM_BYTES  # of a statement's record, beside its text
+RESULT_WEIGHT: Final = 8 * ITEM_BYTES  # of a result's record
+PARAMETER_WEIGHT: Final = 4 * ITEM_BYTES  # of a bound value, beside its bytes
 
 UNDECODABLE: Final = "backslashreplace"
 WITHHELD: Final = "(withheld: the statement names a secret)"
@@ -108,23 +113,12 @@ class Cutting:
         return self._hash.digest()
 
 
-class _Given(NamedTuple):
-    """What the engine knows of a statement before it leaves."""
+class Described(NamedTuple):
+    """A statement as the target's level has it: what each of its records says, redacted; bytes it weighs on a tape."""
 
-    text: bytes
-    how: str
-    total: int | None
-    sha256: bytes | None
-    parameters: Sequence[Parameter]
-    name: str
-
-
-class _Open(NamedTuple):
-    """A statement that waits for its outcome."""
-
-    began_ns: int
+    fields: dict[str, Any]
     secret: bool
-    channel: int
+    weight: int
 
 
 class Statements:
@@ -143,7 +137,7 @@ class Statements:
         self._codec = "utf-8"
         self._encoding = "utf-8"
         self._count = 0
-        self._open: dict[int, _Open] = {}
+        self._open: dict[int, tuple[int, bool, int]] = {}  # began, ns; names a secret; channel
 
     @property
     def encoding(self) -> str:
@@ -171,11 +165,30 @@ class Statements:
         `how`: "simple", "execute", "prepare", "copy", "function", "replication", "long-data" or "command".
         `total`, `sha256`: of the whole, when `text` is what a Cutting kept. `name`: of a prepared statement.
         """
-        given = _Given(text, how, total, sha256, parameters, name)
-        body, secret = self._described(given)
-        self._open[self._count] = _Open(self._clock(), secret, channel)
-        self._session.tape.add(Kind.STATEMENT, body, channel)
-        return self._count
+        return self.run(self.describe(text, total, sha256, name), how, parameters, channel)
+
+    def describe(
+        self, text: bytes, total: int | None = None, sha256: bytes | None = None, name: str = ""
+    ) -> Described:
+        """Find out what the records of a statement say; what it gives is good for all its runs, and not changed."""
+        fields: dict[str, Any] = {}
+        secret = self._write(fields, text, total, sha256)
+        if name and self._level != "off":
+            fields["name"] = redact.redact(name[:MAX_VALUE], self._dialect)
+        return Described(fields, secret, weigh(fields) + FRAME_WEIGHT)
+
+    def run(
+        self, described: Described, how: str, parameters: Sequence[Parameter] = (), channel: int = 0
+    ) -> int:
+        """Record a run of a statement as `begin` does."""
+        self._count = n = self._count + 1
+        body = {"event": "statement", "n": n, "how": how, **described.fields}
+        weight = described.weight
+        if parameters and self._parameter_level != "off":
+            weight += self._bind(body, parameters, secret=described.secret)
+        self._open[n] = (self._clock(), described.secret, channel)
+        self._session.tape.add(Kind.STATEMENT, body, channel, weight)
+        return n
 
     def refused(
         self,
@@ -190,10 +203,14 @@ class Statements:
         channel: int = 0,
     ) -> int:
         """Record a statement that will not reach the target, and give its number; it has no `end`."""
-        body, _ = self._described(_Given(text, how, total, sha256, parameters, name))
+        described = self.describe(text, total, sha256, name)
+        self._count = n = self._count + 1
+        body = {"event": "statement", "n": n, "how": how, **described.fields}
+        if parameters and self._parameter_level != "off":
+            self._bind(body, parameters, secret=described.secret)
         body["refused"] = why
         self._session.tape.add(Kind.STATEMENT, body, channel)
-        return self._count
+        return n
 
     def end(
         self,
@@ -210,37 +227,34 @@ class Statements:
         `rows`: affected or returned. `transaction`: "idle", "open" or "failed". `outcome`: "suspended", "aborted"
         (skipped after an error) or "cut" (the session ended first); empty when the target answered.
         """
-        open_ = self._open.pop(n, None)
-        if open_ is None:
+        found = self._open.pop(n, None)
+        if found is None:
             return
-        body: dict[str, Any] = {"event": "result", "n": n, "us": (self._clock() - open_.began_ns) // 1000}
+        began_ns, secret, channel = found
+        body: dict[str, Any] = {"event": "result", "n": n, "us": (self._clock() - began_ns) // 1000}
+        weight = RESULT_WEIGHT
         if tag:
             body["tag"] = tag
         if rows is not None:
             body["rows"] = rows
         if error is not None:
-            body["error"] = self._failure(error, secret=open_.secret)
+            body["error"] = self._failure(error, secret=secret)
+            weight += weigh(body["error"])
         if transaction:
             body["transaction"] = transaction
         if outcome:
             body["outcome"] = outcome
-        self._session.tape.add(Kind.STATEMENT, body, open_.channel)
+        self._session.tape.add(Kind.STATEMENT, body, channel, weight)
 
     # ------------------------------------------------------------------ what is written, rule 1
 
-    def _described(self, given: _Given) -> tuple[dict[str, Any], bool]:
-        """Give the record's body, and whether the statement names a secret."""
-        self._count += 1
-        body: dict[str, Any] = {"event": "statement", "n": self._count, "how": given.how}
-        secret = self._write(body, given.text, given.total, given.sha256)
-        if given.name and self._level != "off":
-            body["name"] = redact.redact(given.name[:MAX_VALUE], self._dialect)
-        parameters = given.parameters
-        if parameters and self._parameter_level != "off":
-            body["parameters"] = [self._parameter(one, secret=secret) for one in parameters[:MAX_PARAMETERS]]
-            if len(parameters) > MAX_PARAMETERS:
-                body["parameters_total"] = len(parameters)
-        return body, secret
+    def _bind(self, body: dict[str, Any], parameters: Sequence[Parameter], *, secret: bool) -> int:
+        """Put the bound values into `body`; gives what they weigh."""
+        described = [self._parameter(one, secret=secret) for one in parameters[:MAX_PARAMETERS]]
+        body["parameters"] = described
+        if len(parameters) > MAX_PARAMETERS:
+            body["parameters_total"] = len(parameters)
+        return PARAMETER_WEIGHT * len(described) + sum(min(one[2], MAX_VALUE) for one in parameters)
 
     def _write(self, body: dict[str, Any], text: bytes, total: int | None, sha256: bytes | None) -> bool:
         """Put the text into `body` as the target's level has it; tell whether it names a secret."""
@@ -252,7 +266,9 @@ class Statements:
         cut = total > min(len(text), KEPT_BYTES)
         head = (text[:HEAD_BYTES] if cut else text).decode(self._codec, UNDECODABLE)
         tail = text[HEAD_BYTES:] if cut else b""
-        secret = redact.names_secret(head) or redact.names_secret(tail.decode(self._codec, UNDECODABLE))
+        secret = redact.names_secret(head)
+        if tail and not secret:
+            secret = redact.names_secret(tail.decode(self._codec, UNDECODABLE))
         if self._level == "off":
             body["kind"], body["length"] = redact.verb(head), total
             return secret
@@ -282,7 +298,7 @@ class Statements:
         if self._parameter_level == "hash":
             plain = f"{kind}\0{value}".encode("utf-8", UNDECODABLE)
             described["hash"] = hashlib.blake2b(plain, key=self._key, digest_size=HASH_BYTES).hexdigest()
-        elif secret or (isinstance(value, str) and redact.names_secret(value)):
+        elif secret or (isinstance(value, str) and not value.isdigit() and redact.names_secret(value)):
             described["masked"] = True
         elif isinstance(value, str):
             described["value"] = value[:MAX_VALUE]

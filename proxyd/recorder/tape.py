@@ -132,10 +132,11 @@ class Tape:
 
     # ------------------------------------------------------------------ what sessions do
 
-    def add(self, kind: Kind, body: Any, channel: int = 0) -> None:
+    def add(self, kind: Kind, body: Any, channel: int = 0, weight: int = 0) -> None:
         """Record `body` as it is now; a map or list must not be changed afterwards, and packs into 8 MiB at most.
 
-        Bytes longer than BODY_BYTES become several records. After the end, and after a failure, does nothing. Costs
+        `weight`: bytes a map or list takes in memory, roughly, from callers that know; else it is weighed. Bytes
+        longer than BODY_BYTES become several records. After the end, and after a failure, does nothing. Costs
         0.5 us, and what waking the writer costs once a block.
         """
         if self._closed:
@@ -151,7 +152,7 @@ class Tape:
             self.add(kind, bytes(body), channel)  # the caller's buffer will change
             return
         else:
-            size = self._weighed(kind, body)
+            size = weight or self._weighed(kind, body)
         self._items.append(((time.monotonic_ns() - self._zero_ns) // 1000, kind, channel, body))
         size = self._open_bytes = self._open_bytes + size + ITEM_BYTES
         if self._wanted:

@@ -38,7 +38,7 @@ class NotedTape:
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
 
-    def add(self, kind: Kind, body: dict[str, Any], channel: int = 0) -> None:
+    def add(self, kind: Kind, body: dict[str, Any], channel: int = 0, weight: int = 0) -> None:
         assert kind is Kind.STATEMENT
         msgpack.packb(body)
         self.bodies.append(body)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from proxyd.protocols.mysql.parameters import LONG_DATA, Binding
 from proxyd.protocols.mysql.responses import CURSOR_EXISTS, IN_TRANSACTION, Reply
 from proxyd.protocols.mysql.wire import Command, uint16_at, uint32_at
-from proxyd.statement import Cutting, Failure, Parameter, Statements
+from proxyd.statement import Cutting, Described, Failure, Parameter, Statements
 
 if TYPE_CHECKING:
     from proxyd.session import Session
@@ -66,6 +66,7 @@ class Statement:
     text: Text
     binding: Binding
     long_data: dict[int, int] = field(default_factory=dict)  # parameter -> bytes sent before
+    described: Described | None = None  # once it has run
     spoiled: bool = False  # long data of it was thrown away: to run it would be to run something else
 
 
@@ -96,6 +97,8 @@ class Script:
         """Record a command; `payload` is all of it, or its head where `cutting` was fed its text."""
         if code in UNTOLD:
             return Told(code)
+        if code == _EXECUTE and (statement := self.statement_of(payload)) is not None:
+            return Told(code, self._run(statement, payload))
         text = self.text_of(code, payload, cutting)
         n = self.statements.begin(
             text.kept,
@@ -110,6 +113,15 @@ class Script:
         elif code == _QUERY and (found := _SET_NAMES.match(text.kept)):
             told.charset = found[1].decode("ascii", "replace")
         return told
+
+    def _run(self, statement: Statement, payload: bytes) -> int:
+        """Record a prepared statement's run; what its text says is found out once."""
+        described, text = statement.described, statement.text
+        if described is None:
+            described = statement.described = self.statements.describe(text.kept, text.total, text.sha256)
+        return self.statements.run(
+            described, _HOW.get(_EXECUTE, "command"), self._parameters(_EXECUTE, payload)
+        )
 
     def refused(self, code: int, payload: bytes, why: str, cutting: Cutting | None = None) -> None:
         """Record a command that will not be sent."""

@@ -46,7 +46,7 @@ class PlayedTape:
     def seq(self) -> int:
         return len(self.rows)
 
-    def add(self, kind: Kind, body: Any, channel: int = 0) -> None:
+    def add(self, kind: Kind, body: Any, channel: int = 0, weight: int = 0) -> None:
         if self.rows and self.rows[-1][2] == Kind.END:
             return
         self.rows.append([len(self.rows) + 1, len(self.rows) * 1000, int(kind), channel, body])
