@@ -11,7 +11,7 @@ Rule 4: a message that was half at the target when the gate was shut is filled u
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -65,7 +65,7 @@ class Dialogue:
         self._judged = judged
         self._asked: tuple[int, bytes] | None = None
         self._pending: deque[Unit | Refusal] = deque()
-        self._refusals = 0  # of what is pending
+        self._refusals = self._folded = 0  # of what is pending
         self._finished: Unit | None = None  # executed; its record waits for the transaction's state
         self._skipping = False  # the target skips to the next Sync, which has not been sent
         self._discarding = False  # we do
@@ -100,6 +100,20 @@ class Dialogue:
             return Fate.WAIT
         self._pass(kind, body)
         return Fate.PASS
+
+    def batch(self, body: bytes, kinds: bytes) -> bool:
+        """Pass a Bind to the unnamed portal, and the messages of these kinds with it, as one."""
+        end = body.find(b"\0", 1)
+        unusual = self._gate.closed or self._discarding or self._skipping or len(self._pending) >= MAX_PENDING
+        if unusual or end < 0 or body[0]:
+            return False
+        bound = self._names.bind(wire.Bind(b"", body[1:end], body[end + 1 :]))
+        prepared = bound.prepared
+        n = self._begin("execute", prepared, bound.name, self._decoded(bound))
+        self._pending.append(Unit(wire.BIND, n, prepared.text, prepared=prepared, folded=kinds))
+        self._folded += 1
+        self._open = False
+        return True
 
     def verdict(self, why: str) -> Fate:
         """Decide about the message that waits: refused for `why`, or passed when that is empty."""
@@ -205,7 +219,7 @@ class Dialogue:
 
     def bind(self, bound: wire.Bind) -> None:
         """Pass a Bind."""
-        prepared = None if self._skipping else self._names.bind(bound)
+        prepared = None if self._skipping else self._names.bind(bound).prepared
         self._owe(Unit(wire.BIND, name=bound.portal, prepared=prepared))
 
     def _execute(self, portal: bytes) -> None:
@@ -229,16 +243,14 @@ class Dialogue:
             return []
         return wire.parse_values(bound.values, bound.prepared.types, self._codec) if bound.values else []
 
-    def _begin(self, how: str, prepared: Prepared, name: bytes, parameters: Iterable[Parameter] = ()) -> int:
+    def _begin(self, how: str, prepared: Prepared, name: bytes, parameters: Sequence[Parameter] = ()) -> int:
         prepared.recorded = True
-        return self._statements.begin(
-            prepared.text,
-            how=how,
-            total=prepared.total,
-            sha256=prepared.sha256,
-            parameters=tuple(parameters),
-            name=name.decode(self._codec, "backslashreplace"),
-        )
+        described = prepared.described
+        if described is None:
+            described = prepared.described = self._statements.describe(
+                prepared.text, prepared.total, prepared.sha256, name.decode(self._codec, "backslashreplace")
+            )
+        return self._statements.run(described, how, parameters)
 
     def _describe_or_close(self, kind: int, what: int, name: bytes) -> None:
         statement = what == ord("S")
@@ -359,6 +371,32 @@ class Dialogue:
 
     # ------------------------------------------------------------------ from the target
 
+    def answered(self, tag: bytes, rows: int, state: int, *, parsed: bool) -> bool:
+        """Take the whole answer to a Query or a folded batch, its Parse perhaps, if that is what it is."""
+        pending = self._pending
+        if len(pending) <= parsed or self._refusals or self._finished is not None:
+            return False
+        head, transaction = pending[parsed], wire.TRANSACTIONS.get(state)
+        if not isinstance(head, Unit) or transaction is None:
+            return False
+        if parsed:
+            if pending[0].kind != wire.PARSE or not head.folded:  # type: ignore[union-attr]  # no refusal is pending
+                return False
+            self._statements.end(pending.popleft().n)  # type: ignore[union-attr]
+        elif not head.folded and (head.kind != wire.QUERY or head.tags or head.error or head.copies_in):
+            return False
+        pending.popleft()
+        self._folded -= bool(head.folded)
+        self.transaction = state
+        word, counted = wire.parse_tag(tag)
+        self._names.follow(word, head.text)
+        if counted is None and rows:
+            counted = rows
+        self._statements.end(head.n, tag=word, rows=counted, transaction=transaction)
+        if not pending and state == wire.IDLE and not self._open:
+            self._names.transaction_over()
+        return True
+
     def completed(self, kind: int, body: bytes, rows: int) -> None:
         """Take the end of a command."""
         unit = self._command()
@@ -455,7 +493,10 @@ class Dialogue:
                 refusals.append(unit)
         else:
             self._skipping = True
-        blamed = culprit.n or next((u.n for u in skipped if u.n and u.prepared is culprit.prepared), 0)
+        run = (
+            u.n for u in skipped if u.n and culprit.prepared in (u.prepared, None)
+        )  # None: of a portal's Describe
+        blamed = culprit.n or next(run, 0)
         if not blamed and culprit.prepared is not None:
             blamed = self._begin("prepare", culprit.prepared, culprit.name)
         self._finished = Unit(wire.EXECUTE, blamed, error=failure)
@@ -534,6 +575,8 @@ class Dialogue:
 
     def _head(self) -> Unit | None:
         """Give the message that is being answered now."""
+        if self._folded:
+            self._unfold()
         pending = self._pending
         while pending:
             head = pending[0]
@@ -543,6 +586,14 @@ class Dialogue:
                 return head
             pending.popleft()
         return None
+
+    def _unfold(self) -> None:
+        """Let every message stand for itself: the answers are not the usual ones."""
+        units: list[Unit | Refusal] = []
+        for unit in self._pending:
+            units += unit.unfold() if isinstance(unit, Unit) and unit.folded else (unit,)
+        self._pending = deque(units)
+        self._folded = 0
 
     def _advance(self) -> None:
         """Say the refusals whose turn has come."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from proxyd.protocols.postgres import wire
 from proxyd.protocols.postgres.wire import WireError
-from proxyd.statement import Cutting, Failure
+from proxyd.statement import Cutting, Described, Failure
 
 MAX_NAMES: Final = 10_000  # statements or portals at once; drivers keep hundreds
 MAX_TEXTS: Final = 8 << 20  # bytes of texts kept for their next execution; further ones are kept short
@@ -35,10 +35,10 @@ class Prepared:
     total: int | None = None
     sha256: bytes | None = None
     recorded: bool = False
+    described: Described | None = None  # once it has been recorded under its name
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(NamedTuple):
     """A portal: a statement and its values, undecoded."""
 
     name: bytes
@@ -48,7 +48,10 @@ class Bound:
 
 @dataclass(slots=True)
 class Unit:
-    """A client's message that the target owes an answer to; `n`: its statement's number, 0 for none."""
+    """A client's message that the target owes an answer to; `n`: its statement's number, 0 for none.
+
+    One that is `folded` stands for the messages of these kinds, which the client sent together.
+    """
 
     kind: int
     n: int = 0
@@ -61,6 +64,17 @@ class Unit:
     tags: tuple[str, ...] = ()
     rows: int | None = None
     error: Failure | None = None
+    folded: bytes = b""
+
+    def unfold(self) -> list[Unit]:
+        """Give the messages a folded one stands for: a Bind, a Describe perhaps, an Execute, a Sync."""
+        units = {
+            wire.BIND: Unit(wire.BIND, prepared=self.prepared),
+            wire.DESCRIBE: Unit(wire.DESCRIBE),
+            wire.EXECUTE: Unit(wire.EXECUTE, self.n, self.text, prepared=self.prepared),
+            wire.SYNC: Unit(wire.SYNC),
+        }
+        return [units[kind] for kind in self.folded]
 
 
 class Names:
@@ -93,14 +107,14 @@ class Names:
             self._statements[name] = prepared
             self._kept += len(prepared.text)
 
-    def bind(self, bound: wire.Bind) -> Prepared:
+    def bind(self, bound: wire.Bind) -> Bound:
         """Open a portal; raises WireError when there are too many."""
         if len(self._portals) >= MAX_NAMES and bound.portal not in self._portals:
             raise WireError("opened too many portals")
         prepared = self._statements.get(bound.name) or unknown("statement", bound.name)
         values = bound.values[:NAMED_VALUES] if bound.portal else bound.values
-        self._portals[bound.portal] = Bound(bound.name, prepared, values)
-        return prepared
+        portal = self._portals[bound.portal] = Bound(bound.name, prepared, values)
+        return portal
 
     def portal(self, name: bytes) -> Bound:
         """Give what a portal's name means."""

@@ -14,7 +14,9 @@ import enum
 from typing import Final, Protocol
 
 from proxyd.protocols.postgres.wire import (
+    BIND,
     BIND_COMPLETE,
+    BIND_COMPLETE_MESSAGE,
     CLOSE_COMPLETE,
     COMMAND_COMPLETE,
     COPY_BOTH,
@@ -35,10 +37,12 @@ from proxyd.protocols.postgres.wire import (
     PARAMETER_STATUS,
     PARSE,
     PARSE_COMPLETE,
+    PARSE_COMPLETE_MESSAGE,
     QUERY,
     READY,
     ROW_DESCRIPTION,
     SUSPENDED,
+    USUAL_BATCHES,
     WireError,
     header,
 )
@@ -72,6 +76,9 @@ class Judge(Protocol):
 
     def message(self, kind: int, body: bytes) -> Fate:
         """Decide about a complete message; raises WireError."""
+
+    def batch(self, body: bytes, kinds: bytes) -> bool:
+        """Let a Bind and what usually follows it pass as one; False: each message is to be decided about."""
 
     def large(self, kind: int, size: int) -> Large | None:
         """Decide about a message whose body of `size` bytes is too large to be held; None to throw it away."""
@@ -122,6 +129,10 @@ class ClientScanner:
             self._check(kind, length)
             if behind > end:
                 break
+            kinds = _usual(data, behind) if kind == BIND else b""
+            if kinds and self._judge.batch(data[at + HEADER_BYTES : behind], kinds):
+                at = behind + len(USUAL_BATCHES[kinds])
+                continue
             fate = self._judge.message(kind, data[at + HEADER_BYTES : behind])
             if fate is not Fate.PASS:
                 _add(out, data, start, at)
@@ -215,6 +226,14 @@ class ClientScanner:
             raise WireError("sent a message of impossible length")
 
 
+def _usual(data: bytes, at: int) -> bytes:
+    """Give the kinds of the batch that ends behind a Bind as most do, b"" when it goes on in another way."""
+    for kinds, rest in USUAL_BATCHES.items():
+        if data.startswith(rest, at):
+            return kinds
+    return b""
+
+
 def _add(out: list[bytes | memoryview], data: bytes, start: int, end: int) -> None:
     """Add what passes unchanged, uncut if it is all."""
     if end > start:
@@ -227,6 +246,9 @@ class Answers(Protocol):
     words: list[
         bytes
     ]  # what is to be said to the client at the next end of a message; emptied by who says it
+
+    def answered(self, tag: bytes, rows: int, state: int, *, parsed: bool) -> bool:
+        """Take a whole usual answer: ParseComplete perhaps, rows, CommandComplete, ReadyForQuery; False: not usual."""
 
     def completed(self, kind: int, body: bytes, rows: int) -> None:
         """Take the end of a command: CommandComplete, EmptyQuery, PortalSuspended, and the rows before it."""
@@ -253,6 +275,10 @@ READ: Final = frozenset(
     (COMMAND_COMPLETE, EMPTY_QUERY, SUSPENDED, ERROR, READY, PARAMETER_DESCRIPTION, PARAMETER_STATUS)
 )
 ROWS: Final = (DATA_ROW, COPY_DATA)
+QUIET: Final = frozenset(
+    (ROW_DESCRIPTION, DATA_ROW, NO_DATA)
+)  # before the end of an answer without surprises
+READY_HEAD: Final = bytes((READY, 0, 0, 0, 5))
 ENDINGS: Final = frozenset((COMMAND_COMPLETE, EMPTY_QUERY, SUSPENDED))
 
 
@@ -272,8 +298,10 @@ class ServerScanner:
 
     def feed(self, data: bytes) -> list[bytes | memoryview]:
         """Take what has arrived and give what to send on; raises WireError."""
-        out: list[bytes | memoryview] = []
         answers = self._answers
+        if not (self._left or self._part or self._rows or answers.words) and self._whole(data):
+            return [data]
+        out: list[bytes | memoryview] = []
         end = len(data)
         at, start = self._left, 0
         if at > end:
@@ -318,6 +346,26 @@ class ServerScanner:
         elif at < end:
             self._begin(data[at:], out)
         return out
+
+    def _whole(self, data: bytes) -> bool:
+        """Take a chunk that is one answer without surprises, as most are; False, and nothing done, for all others."""
+        stop = len(data) - len(READY_HEAD) - 1
+        if not data.startswith(READY_HEAD, max(stop, 0)):
+            return False
+        parsed = data.startswith(PARSE_COMPLETE_MESSAGE)
+        at = len(PARSE_COMPLETE_MESSAGE) if parsed else 0
+        if data.startswith(BIND_COMPLETE_MESSAGE, at):
+            at += len(BIND_COMPLETE_MESSAGE)
+        rows = 0
+        while at < stop:
+            kind, length = header(data, at)
+            if kind == COMMAND_COMPLETE and at + length + 1 == stop:
+                return self._answers.answered(data[at + HEADER_BYTES : stop], rows, data[-1], parsed=parsed)
+            if length < LEAST_LENGTH or kind not in QUIET:
+                return False
+            rows += kind == DATA_ROW
+            at += length + 1
+        return False
 
     def _begin(self, rest: bytes, out: list[bytes | memoryview]) -> None:
         """Hold the beginning of a message that is read whole, or of a header; of an overlong error only note it."""

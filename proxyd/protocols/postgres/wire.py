@@ -92,6 +92,15 @@ def message(kind: int, body: bytes = b"") -> bytes:
 
 
 SYNC_MESSAGE: Final = message(SYNC)
+PARSE_COMPLETE_MESSAGE: Final = message(PARSE_COMPLETE)
+BIND_COMPLETE_MESSAGE: Final = message(BIND_COMPLETE)
+USUAL_BATCHES: Final = {
+    bytes((BIND, EXECUTE, SYNC)): message(EXECUTE, bytes(5)) + SYNC_MESSAGE,
+    bytes((BIND, DESCRIBE, EXECUTE, SYNC)): message(DESCRIBE, b"P\0")
+    + message(EXECUTE, bytes(5))
+    + SYNC_MESSAGE,
+}
+"""What drivers send behind the Bind of a statement they run once, by the kinds of messages in the whole batch."""
 
 
 def authentication(method: int, body: bytes = b"") -> bytes:

@@ -29,6 +29,14 @@ class Told:
         self.begun[self._count] = {"text": bytes(text), "how": how, "parameters": list(parameters), **more}
         return self._count
 
+    def describe(
+        self, text: bytes, total: int | None = None, sha256: bytes | None = None, name: str = ""
+    ) -> dict[str, Any]:
+        return {"text": bytes(text), "total": total, "sha256": sha256, "name": name}
+
+    def run(self, described: dict[str, Any], how: str, parameters: Sequence[Parameter] = ()) -> int:
+        return self.begin(**described, how=how, parameters=parameters)
+
     def end(self, n: int, *, tag: str = "", rows: int | None = None, error: Failure | None = None, transaction: str = "",
             outcome: str = "") -> None:  # fmt: skip
         if n not in self.begun:

@@ -106,6 +106,63 @@ def test_prepared_text_is_that_of_its_last_good_parse(table: Table) -> None:
     assert table.told.texts("execute") == [b"one"]
 
 
+USUAL = bind(b"7", name=b"p") + describe(b"P") + execute() + SYNC
+ROW_OF_ONE = message(wire.ROW_DESCRIPTION, b"\0\1a\0" + bytes(18)) + row()
+
+
+def prepared(table: Table) -> Table:
+    """With a statement by the name of p at the target."""
+    table.up(parse(b"select $1", name=b"p", types=[25]) + SYNC)
+    table.down(PARSED + READY)
+    return table
+
+
+def test_usual_batch_answered_at_once_is_recorded_as_one_in_pieces(table: Table) -> None:
+    sent = [parse(b"select $1", types=[25]) + bind(b"7") + execute() + SYNC, USUAL, query(b"select 7")]
+    answers = [PARSED + BOUND + row() + done("SELECT 1") + READY, BOUND + ROW_OF_ONE + done("SELECT 1") + IN_BLOCK,
+               ROW_OF_ONE + row() + done("SELECT 2") + READY]  # fmt: skip
+    pieces = prepared(Table())
+    for table_, cut in ((prepared(table), False), (pieces, True)):
+        for up, down in zip(sent, answers, strict=True):
+            said = [up[:9], up[9:]] if cut else [up]
+            heard = [down[:7], down[7:-3], down[-3:]] if cut else [down]
+            assert table_.up(*said) == up
+            assert table_.down(*heard) == down
+    assert table.told.begun == pieces.told.begun
+    assert table.told.ended == pieces.told.ended
+    assert [(one["rows"], one["transaction"]) for one in table.told.ended.values()][1:] == [
+        (1, "idle"), (1, "open"), (2, "idle")
+    ]  # fmt: skip
+    assert not table.dialogue.busy
+
+
+def test_usual_batches_ahead_of_their_answers_of_which_one_fails(table: Table) -> None:
+    prepared(table).up(USUAL * 3)
+    table.down(BOUND + ROW_OF_ONE + done("SELECT 1") + READY)
+    table.down(BOUND + failed() + READY)
+    table.down(BOUND + ROW_OF_ONE + done("SELECT 1") + READY)
+    outcomes = [(one["tag"], one["error"] and one["error"].code) for one in table.told.ended.values()]
+    assert outcomes[1:] == [("SELECT 1", None), ("", "22012"), ("SELECT 1", None)]
+
+
+def test_usual_batch_behind_a_parse_that_fails(table: Table) -> None:
+    table.up(parse(b"selec $1") + bind(b"7") + execute() + SYNC)
+    table.down(failed("42601", "syntax error") + READY)
+    assert [one["error"].code for one in table.told.ended.values()] == ["42601"]
+    assert table.up(query(b"select 1")) == query(b"select 1")
+
+
+def test_gate_shut_with_a_usual_batch_unanswered(table: Table) -> None:
+    prepared(table).up(USUAL)
+    table.gate.closed = True
+    assert table.dialogue.shut() == b""
+    assert table.up(USUAL) == b""
+    answer = BOUND + ROW_OF_ONE + done("SELECT 1") + READY
+    out = table.down(answer)
+    assert out.startswith(answer) and REVOKED.encode() in out and out.endswith(READY)
+    assert [one["tag"] for one in table.told.ended.values()] == ["", "SELECT 1"]
+
+
 def test_close_and_reuse_of_a_name(table: Table) -> None:
     table.up(
         parse(b"one", b"s")
