@@ -14,7 +14,7 @@ import bench
 from bench.rig import Rig, console, run, say, surroundings
 
 TERMINATED = 128 + signal.SIGTERM
-NOT_SCRIPTS = ("__main__", "desk", "rig")
+NOT_SCRIPTS = ("__main__", "database", "desk", "rig", "trio_relay")
 
 
 def scripts() -> list[str]:

@@ -1,52 +1,81 @@
 """PostgreSQL sessions: what scanning and recording every statement costs, beside relays that do neither.
 
 Promise: prepared `pgbench -S` with 32 clients has >= 0.55 of direct's rate at <= 50 us of proxyd's CPU a transaction, a
-COPY of 500 MB takes at most direct's time / 0.85, and a statement's median grows by at most 0.12 ms.
+COPY of 500 MB takes at most direct's time / 0.85, a statement's median grows by at most 0.12 ms, and the scanner copies
+no byte of a row.
 
-The ways: straight to the server, haproxy (a byte relay in C), pgbouncer (session pooling) and proxyd, all recording but
-the first three. TLS is off but where a table says so; relays of bytes have no TLS of their own to compare.
+The ways: straight to the server, haproxy (a byte relay in C), pgbouncer (session pooling), a relay of trio's own sockets, the
+same with proxyd's scanners (see trio_relay.py: they tell what the data plane is for), and proxyd, the only one that records.
+With TLS, haproxy passes it as it is; pgbouncer and proxyd end it and begin another to the server.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
-import statistics
+import struct
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any
 
-from bench.rig import DIRECT, MB, PROXYD, RUN_S, Promise, Report, Rig, Table, quantile, ratio, rounds
+import psycopg
+
+from bench.database import (
+    ADDS_MS,
+    BULK_TO_DIRECT,
+    CLIENTS,
+    CPU_US,
+    HAPROXY,
+    RATE,
+    RATE_CLIENTS,
+    RATE_TO_DIRECT,
+    TRIO,
+    TRIO_SCANNING,
+    Cell,
+    Load,
+    Sheet,
+    Took,
+    Way,
+    haproxy,
+    installed,
+    listening,
+    middle_cpu,
+    sheets,
+    to_direct,
+    trio_relay,
+    under_load,
+)
+from bench.rig import DIRECT, MB, PROXYD, RUN_S, Promise, Report, Rig
+from bench.trio_relay import READ_BYTES, READY_IDLE, Nowhere, Scanned
 from proxyd.access import hash_password
 from proxyd.verifiers import scram
 from tests.peers import Proxyd
 from tests.peers.endpoint import HOST
-from tests.peers.postgres import BIN, DATABASE, RUN_AS, Authority, Postgres
-from tests.peers.process import Process, cpu_seconds, eventually, free_port
+from tests.peers.mariadb import Authority
+from tests.peers.postgres import BIN, DATABASE, RUN_AS, Postgres
+from tests.peers.process import Process, free_port
 
-HAPROXY, PGBOUNCER = "haproxy", "pgbouncer"
+PGBOUNCER = "pgbouncer"
 PASSWORD = "BenchPw1"
 LOGIN = "open"  # let in without TLS
 SCALE = 5  # 500,000 rows: in the server's memory, and large enough that no row is hot
-CLIENTS = (1, 8, 32)
-RUN, RUN_QUICK = 6, 4  # seconds of one pgbench; 32 logins take one of them
-ROUNDS, ROUNDS_QUICK = 3, 1
-RATE, RATE_CLIENTS = 400, 8  # statements a second: what a room full of people does not reach
+RUN, RATE_S = 1, 2  # seconds of one pgbench behind its logins, and at a fixed rate; it counts in whole ones
+LOGINS = 1.5  # times what logins took one after the other: the machine is not always as quick
+PREPARED, SIMPLE = "prepared", "simple"
 ROW_BYTES = 500
-COPY_ROWS, COPY_QUICK_ROWS = 1_000_000, 100_000
-RATE_TO_DIRECT, CPU_US, COPY_TO_DIRECT, ADDS_MS = 0.55, 50.0, 0.85, 0.12
-HAPROXY_CONFIG = """
-defaults
-  mode tcp
-  timeout connect 10s
-  timeout client 10m
-  timeout server 10m
-listen pg
-  bind {host}:{port}
-  server pg {target}
+COPY_ROWS = 1_000_000
+CONNECTS, STATEMENTS = "a connection for each statement", "pgbench -S"
+AT_RATE = f"ms at {RATE} statements a second, {RATE_CLIENTS} clients"
+COPY = f"COPY of {COPY_ROWS * ROW_BYTES // MB} MB to the client"
+QUERY = b"Q\0\0\0\x10select many\0"  # that the rows for the scanner alone answer
+SCANNED_ROWS = 40_000  # the same rows through the scanner alone
+AT_WORK = """
+select count(*) from pg_stat_activity
+where application_name = 'pgbench' and query like 'SELECT abalance%%' and query_start > %s
 """
 PGBOUNCER_CONFIG = """
 [databases]
@@ -61,86 +90,108 @@ pool_mode = session
 max_client_conn = 200
 default_pool_size = 100
 """
+PGBOUNCER_TLS = """
+client_tls_sslmode = require
+client_tls_cert_file = {tls.certificate}
+client_tls_key_file = {tls.key}
+server_tls_sslmode = verify-ca
+server_tls_ca_file = {tls.ca}
+"""
 
 
-class Way(NamedTuple):
-    """One way to the server: where, who logs in there, and whose CPU it costs."""
+class Bench:
+    """pgbench and psql, by any way to one server."""
 
-    name: str
-    port: int
-    user: str
-    pid: int
-    ca: Path | None = None
+    def __init__(self, rig: Rig, made: Postgres) -> None:
+        self._rig = rig
+        self._made = made
+        self._login_s: dict[str, float] = {}
 
-    @property
-    def env(self) -> dict[str, str]:
-        """What libpq reads."""
-        mode = (
-            {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": str(self.ca)}
-            if self.ca
-            else {"PGSSLMODE": "disable"}
-        )
-        where = {"PGHOST": "localhost" if self.ca else HOST, "PGPORT": str(self.port), "PGUSER": self.user}
-        return {**os.environ, **mode, **where, "PGPASSWORD": PASSWORD, "PGDATABASE": DATABASE}
+    def connects(self, way: Way) -> Took:
+        """Connections a second, each with one statement."""
+        took = self._rate(way, Load(_pgbench("-C"), RUN, lambda _: True, env=environment(way)))
+        self._login_s[f"{way}"] = 1 / took.rate
+        return took
 
+    def statements(self, mode: str, clients: int) -> Callable[[Way], Took]:
+        """Give what measures one way at a number of clients."""
 
-class Took(NamedTuple):
-    """Transactions a second of one run, and the middle's CPU in microseconds for each."""
+        def go(way: Way) -> Took:
+            seconds = RUN + math.ceil(clients * self._login_s[f"{way}"] * LOGINS)
+            argv = _pgbench("-M", mode, "-c", str(clients))
+            with self._watch(clients) as at_work:
+                return self._rate(way, Load(argv, seconds, at_work, from_start=True, env=environment(way)))
 
-    rate: float
-    cpu_us: float
+        return go
 
+    def _rate(self, way: Way, load: Load) -> Took:
+        said, share = under_load(self._rig, way, load)
+        rate = next(float(line.split()[2]) for line in said.splitlines() if line.startswith("tps = "))
+        return Took(rate, share / rate * 1e6)
 
-def pgbench(way: Way, *options: str, seconds: int) -> Took:
-    """Run pgbench's SELECT and give its rate."""
-    before = cpu_seconds(way.pid) if way.pid else 0.0
-    argv = ["pgbench", "-n", "-S", "-T", str(seconds), *options]
-    done = subprocess.run(argv, env=way.env, capture_output=True, text=True, timeout=RUN_S, check=False)
-    lines = {
-        name.strip(): rest for name, _, rest in (line.partition("=") for line in done.stdout.splitlines())
-    }
-    if done.returncode or "tps" not in lines:
-        raise RuntimeError(f"pgbench by {way.name}: {done.stderr[-500:]}")
-    count = next(
-        int(line.rsplit(" ", 1)[-1].split("/")[0])
-        for line in done.stdout.splitlines()
-        if line.startswith("number of transactions actually")
-    )
-    cpu = cpu_seconds(way.pid) - before if way.pid else 0.0
-    return Took(float(lines["tps"].split()[0]), cpu / count * 1e6)
+    @contextmanager
+    def _watch(self, clients: int) -> Iterator[Callable[[Process], bool]]:
+        """Give what tells whether every client is past its login, as the server sees it."""
+        with psycopg.connect(
+            host=str(self._made.directory),
+            port=self._made.port,
+            user=RUN_AS,
+            dbname="postgres",
+            autocommit=True,
+        ) as watch:
+            began = _only(watch, "select clock_timestamp()")
+            yield lambda _: bool(_only(watch, AT_WORK, began) >= clients)
 
+    def latencies(self, way: Way) -> list[float]:
+        """Milliseconds of each statement at a fixed rate, the wait for its turn not counted."""
+        place = self._rig.place("latency")
+        seconds = RATE_S + math.ceil(RATE_CLIENTS * self._login_s[f"{way}"])
+        argv = _pgbench("-M", PREPARED, "-c", str(RATE_CLIENTS), "-R", str(RATE), "-l")
+        _run([*argv(seconds), f"--log-prefix={place}/log"], way)
+        found = []
+        for path in place.glob("log.*"):
+            for line in path.read_text().splitlines():
+                fields = line.split()
+                found.append((int(fields[2]) - int(fields[6])) / 1e3)  # elapsed, and how late it began: us
+            path.unlink()
+        return found
 
-def latencies(way: Way, directory: Path, seconds: int) -> list[float]:
-    """Milliseconds of each statement at a fixed rate, the wait for its turn not counted."""
-    prefix = directory / "log"
-    pgbench(
-        way,
-        "-M",
-        "prepared",
-        "-c",
-        str(RATE_CLIENTS),
-        "-R",
-        str(RATE),
-        "-l",
-        f"--log-prefix={prefix}",
-        seconds=seconds,
-    )
-    found = []
-    for path in directory.glob("log.*"):
-        for line in path.read_text().splitlines():
-            fields = line.split()
-            found.append((int(fields[2]) - int(fields[6])) / 1e3)  # elapsed, and how late it began: us
-        path.unlink()
-    return found
+    def copy(self, way: Way) -> float:
+        """Seconds of a COPY to nowhere."""
+        statement = f"copy (select repeat('x', {ROW_BYTES}) from generate_series(1, {COPY_ROWS})) to stdout"
+        began = perf_counter()
+        _run(["psql", "-Xqc", statement], way)
+        return perf_counter() - began
 
 
-def copy(way: Way, rows: int) -> float:
-    """Seconds of a COPY to nowhere."""
-    statement = f"copy (select repeat('x', {ROW_BYTES}) from generate_series(1, {rows})) to stdout"
-    began = perf_counter()
+def _pgbench(*options: str) -> Callable[[int], list[str]]:
+    return lambda seconds: ["pgbench", "-n", "-S", "-T", str(seconds), *options]
+
+
+def environment(way: Way) -> dict[str, str]:
+    """What libpq reads."""
+    tls = {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": str(way.ca)} if way.ca else {"PGSSLMODE": "disable"}
+    where = {"PGHOST": "localhost" if way.ca else HOST, "PGPORT": str(way.port), "PGUSER": way.user}
+    return {**tls, **where, "PGPASSWORD": PASSWORD, "PGDATABASE": DATABASE}
+
+
+def _run(argv: Sequence[str], way: Way) -> None:
+    env = {**os.environ, **environment(way)}
     with Path(os.devnull).open("wb") as nowhere:
-        subprocess.run(["psql", "-Xqc", statement], env=way.env, stdout=nowhere, timeout=RUN_S, check=True)
-    return perf_counter() - began
+        done = subprocess.run(
+            argv, env=env, stdout=nowhere, stderr=subprocess.PIPE, timeout=RUN_S, check=False
+        )
+    if done.returncode:
+        raise RuntimeError(f"{argv[0]} by {way.name}: {done.stderr[-500:]!r}")
+
+
+def _only(connection: psycopg.Connection[Any], text: str, *values: Any) -> Any:
+    row = connection.execute(text, values).fetchone()
+    assert row is not None
+    return row[0]
+
+
+# ---------------------------------------------------------------------- peers
 
 
 @contextmanager
@@ -150,18 +201,12 @@ def server(rig: Rig) -> Iterator[Postgres]:
         with (made.data / "pg_hba.conf").open("a") as hba:
             hba.write(f"host all {LOGIN} all scram-sha-256\n")
         made.psql(f"create role {LOGIN} login superuser password '{PASSWORD}'; select pg_reload_conf()")
-        direct = Way(DIRECT, made.port, LOGIN, 0)
-        subprocess.run(
-            ["pgbench", "-iq", "-s", str(SCALE)],
-            env=direct.env,
-            capture_output=True,
-            timeout=RUN_S,
-            check=True,
-        )
+        _run(["pgbench", "-iq", "-s", str(SCALE)], Way(DIRECT, made.port, LOGIN))
         yield made
 
 
-def front(rig: Rig, made: Postgres, *, tls: bool) -> tuple[Proxyd, int, Authority]:
+@contextmanager
+def front(rig: Rig, made: Postgres, *, tls: bool) -> Iterator[Way]:
     """proxyd before it, recording, strict."""
     proxyd = Proxyd(rig.place("tls" if tls else "plain") / "proxyd")
     authority, port = Authority(proxyd.directory / "front"), free_port()
@@ -170,185 +215,118 @@ def front(rig: Rig, made: Postgres, *, tls: bool) -> tuple[Proxyd, int, Authorit
     secret.chmod(0o600)
     proxyd.user("alice", password=hash_password(PASSWORD), scram=scram(PASSWORD))
     settings = made.target(directory=proxyd.directory, tls="verify-full" if tls else "off")
-    proxyd.settings.setdefault("targets", {})["db1"] = {
-        **settings,
-        "accounts": {LOGIN: {"password": f"file:{secret}"}},
-    }
-    if tls:
-        proxyd.settings["targets"]["db1"]["address"] = f"localhost:{made.port}"
+    address = f"localhost:{made.port}" if tls else made.address
+    accounts = {LOGIN: {"password": f"file:{secret}"}}
+    proxyd.settings.setdefault("targets", {})["db1"] = {**settings, "address": address, "accounts": accounts}
     proxyd.settings["listen"]["postgres"] = {
         "address": f"{HOST}:{port}", "certificate": str(authority.certificate), "key": str(authority.key),
         "tls": "require" if tls else "prefer", "target": "db1",
     }  # fmt: skip
     proxyd.grant()
-    return proxyd, port, authority
+    with proxyd:
+        yield Way(PROXYD, port, "alice", proxyd.pid, authority.ca if tls else None)
 
 
 @contextmanager
-def relay(name: str, argv: Sequence[str | Path], port: int, directory: Path) -> Iterator[Process]:
-    """haproxy or pgbouncer, until it listens."""
-    process = Process([str(word) for word in argv], log=directory / f"{name}.log")
-    try:
-        eventually(f"{name} listens", lambda: _answers(port))
-        yield process
-    finally:
-        process.stop()
-
-
-def _answers(port: int) -> bool:
-    return subprocess.run(["pg_isready", "-qh", HOST, "-p", str(port)], check=False).returncode == 0
-
-
-@contextmanager
-def haproxy(rig: Rig, made: Postgres) -> Iterator[Way]:
-    """A byte relay."""
-    port, place = free_port(), rig.place("haproxy")
-    config = place / "haproxy.cfg"
-    config.write_text(HAPROXY_CONFIG.format(host=HOST, port=port, target=made.address))
-    with relay(HAPROXY, [shutil.which(HAPROXY) or HAPROXY, "-db", "-f", config], port, place) as process:
-        yield Way(HAPROXY, port, LOGIN, process.pid)
-
-
-@contextmanager
-def pgbouncer(rig: Rig, made: Postgres) -> Iterator[Way]:
+def pgbouncer(rig: Rig, made: Postgres, target: Way) -> Iterator[Way]:
     """A pooler that speaks the protocol and records nothing."""
     port, place = free_port(), rig.place("pgbouncer")
-    users, config = place / "users", place / "pgbouncer.ini"
+    users, config = place / "users", place / f"{port}.ini"
     users.write_text(f'"{LOGIN}" "{PASSWORD}"\n')
-    config.write_text(PGBOUNCER_CONFIG.format(host=HOST, port=port, target=made.port, users=users))
+    text = PGBOUNCER_CONFIG.format(host=HOST, port=port, target=target.port, users=users)
+    config.write_text(text + (PGBOUNCER_TLS.format(tls=made.authority) if target.ca else ""))
     for path in (place, users, config):
         shutil.chown(path, RUN_AS)
     as_user = (
         ["setpriv", "--reuid", RUN_AS, "--regid", RUN_AS, "--clear-groups", "--"] if os.getuid() == 0 else []
     )
-    with relay(PGBOUNCER, [*as_user, shutil.which(PGBOUNCER) or PGBOUNCER, config], port, place) as process:
-        yield Way(PGBOUNCER, port, LOGIN, process.pid)
+    argv = [*as_user, shutil.which(PGBOUNCER) or PGBOUNCER, str(config)]
+    with listening(argv, port, rig.place("runs") / f"{port}.log") as process:
+        yield target._replace(name=PGBOUNCER, port=port, pid=process.pid)
+
+
+# ---------------------------------------------------------------------- what is measured
 
 
 def measure(rig: Rig) -> Report:
-    """Rates, latency, COPY and connects; then proxyd with TLS on both legs against direct with TLS."""
+    """Rates, latency, COPY and connects without TLS, then with it; and the scanner alone."""
     if BIN is None:
         raise RuntimeError("Debian's postgresql is not installed")
     report = Report("postgres")
+    present = installed(report, HAPROXY, PGBOUNCER)
+    plain, secured = sheets(rig, report)
     with server(rig) as made:
-        proxyd, port, _ = front(rig, made, tls=False)
-        with proxyd:
-            ways = [Way(DIRECT, made.port, LOGIN, 0), Way(PROXYD, port, "alice", proxyd.pid)]
-            _with_relays(rig, made, ways, lambda all_: _plain(rig, report, all_))
-        secured, port, authority = front(rig, made, tls=True)
-        with secured:
-            ways = [
-                Way(DIRECT, made.port, LOGIN, 0, made.authority.ca),
-                Way(PROXYD, port, "alice", secured.pid, authority.ca),
+        run = Bench(rig, made)
+        with ExitStack() as standing:
+            ways = relays(standing, rig, made, present, tls=False)
+            ways[-1:-1] = [
+                standing.enter_context(trio_relay(rig, ways[0], scan=scan)) for scan in (False, True)
             ]
-            _rates(rig, report, ways, "TLS on both legs", ("prepared",), (8,))
-            _copies(rig, report, ways, "TLS on both legs")
-            _connects(rig, report, ways, "TLS on both legs")
+            _plain(plain, run, ways)
+        with ExitStack() as standing:
+            _with_tls(secured, run, relays(standing, rig, made, present, tls=True))
+    report.promises.append(
+        Promise(
+            f"bytes the scanner copied, of {SCANNED_ROWS * ROW_BYTES // MB} MB of rows", scanner_copies(), 0
+        )
+    )
+    if PGBOUNCER in present:
+        report.notes.append(
+            "pgbouncer asks its clients for no password and keeps its connections to the server"
+        )
     return report
 
 
-def _with_relays(rig: Rig, made: Postgres, ways: list[Way], go: Callable[[list[Way]], None]) -> None:
-    if shutil.which(HAPROXY) and shutil.which(PGBOUNCER):
-        with haproxy(rig, made) as one, pgbouncer(rig, made) as other:
-            go([ways[0], one, other, *ways[1:]])
-    else:
-        go(ways)
+def relays(standing: ExitStack, rig: Rig, made: Postgres, present: Sequence[str], *, tls: bool) -> list[Way]:
+    """Start what is here: direct first, proxyd last."""
+    ways = [Way(DIRECT, made.port, LOGIN, ca=made.authority.ca if tls else None)]
+    if HAPROXY in present:
+        ways.append(standing.enter_context(haproxy(rig, ways[0])))
+    if PGBOUNCER in present:
+        ways.append(standing.enter_context(pgbouncer(rig, made, ways[0])))
+    return [*ways, standing.enter_context(front(rig, made, tls=tls))]
 
 
-def _plain(rig: Rig, report: Report, ways: list[Way]) -> None:
-    if len(ways) == 2:
-        report.notes.append("haproxy and pgbouncer are not installed: nothing to compare with but direct")
-    found = _rates(rig, report, ways, "no TLS", ("prepared", "simple"), CLIENTS)
-    _latency(rig, report, ways)
-    copied = _copies(rig, report, ways, "no TLS")
-    _connects(rig, report, ways, "no TLS")
-    most = found["prepared", CLIENTS[-1]]
-    share = ratio([one.rate for one in most[PROXYD]], [one.rate for one in most[DIRECT]])
-    cpu = statistics.median(one.cpu_us for one in most[PROXYD])
-    report.promises += [
-        Promise(f"prepared, {CLIENTS[-1]} clients, to direct", share.median, RATE_TO_DIRECT, least=True),
+def _plain(sheet: Sheet, run: Bench, ways: Sequence[Way]) -> None:
+    fewer = [way for way in ways if way.name not in (TRIO, TRIO_SCANNING)]
+    sheet.rates(CONNECTS, [Cell("connect", ways, run.connects)])
+    cells = [
+        Cell(f"{mode} {count}", ways if mode == PREPARED else fewer, run.statements(mode, count))
+        for mode in (PREPARED, SIMPLE) for count in CLIENTS
+    ]  # fmt: skip
+    most = sheet.rates(STATEMENTS, cells)[f"{PREPARED} {CLIENTS[-1]}"]
+    added = sheet.latency(AT_RATE, ways, run.latencies)
+    copied = sheet.bulk(COPY, ways, run.copy)
+    share, cpu = to_direct(most, PROXYD).median, middle_cpu(most[PROXYD])
+    sheet.report.promises += [
+        Promise(f"prepared, {CLIENTS[-1]} clients, to direct", share, RATE_TO_DIRECT, least=True),
         Promise(f"CPU a transaction, prepared, {CLIENTS[-1]} clients", cpu, CPU_US, unit=" us"),
-        Promise(
-            "COPY's rate to direct", ratio(copied[DIRECT], copied[PROXYD]).median, COPY_TO_DIRECT, least=True
-        ),
+        Promise("COPY's rate to direct", copied.median, BULK_TO_DIRECT, least=True),
+        Promise("a statement's p50 above direct", added, ADDS_MS, unit=" ms"),
     ]
 
 
-def _rates(
-    rig: Rig, report: Report, ways: Sequence[Way], how: str, modes: Sequence[str], clients: Sequence[int]
-) -> dict[tuple[str, int], dict[str, list[Took]]]:
-    every: dict[tuple[str, int], dict[str, list[Took]]] = {}
-    table = Table(
-        f"pgbench -S, {how}: transactions a second, and CPU of the middle",
-        ("", "way", "tps", "to direct", "CPU, us"),
+def _with_tls(sheet: Sheet, run: Bench, ways: Sequence[Way]) -> None:
+    sheet.rates(CONNECTS, [Cell("connect", ways, run.connects)])
+    cells = [(PREPARED, count) for count in CLIENTS] + [(SIMPLE, RATE_CLIENTS)]
+    sheet.rates(
+        STATEMENTS, [Cell(f"{mode} {count}", ways, run.statements(mode, count)) for mode, count in cells]
     )
-    for mode in modes:
-        for count in clients:
-            took: dict[str, list[Took]] = {way.name: [] for way in ways}
-            for _, way in rounds(ways, rig.pick(ROUNDS_QUICK, ROUNDS), rig):
-                seconds = rig.pick(RUN_QUICK, RUN)
-                took[way.name].append(pgbench(way, "-M", mode, "-c", str(count), seconds=seconds))
-            direct = [one.rate for one in took[DIRECT]]
-            for name, runs in took.items():
-                rates = [one.rate for one in runs]
-                cpu = statistics.median(one.cpu_us for one in runs)
-                row = (
-                    name,
-                    f"{statistics.median(rates):.0f}",
-                    str(ratio(rates, direct)),
-                    f"{cpu:.0f}" if cpu else "",
-                )
-                table.rows.append((f"{mode} {count}", *row))
-            every[mode, count] = took
-    report.tables.append(table)
-    report.data[f"rates, {how}"] = {f"{mode} {count}": took for (mode, count), took in every.items()}
-    return every
+    sheet.latency(AT_RATE, ways, run.latencies)
+    sheet.bulk(COPY, ways, run.copy)
 
 
-def _latency(rig: Rig, report: Report, ways: Sequence[Way]) -> None:
-    found: dict[str, list[float]] = {way.name: [] for way in ways}
-    for _, way in rounds(ways, rig.pick(ROUNDS_QUICK, ROUNDS), rig):
-        found[way.name] += latencies(way, rig.place("latency"), rig.pick(RUN_QUICK, RUN))
-    table = Table(
-        f"at {RATE} statements a second, {RATE_CLIENTS} clients, ms", ("way", "p50", "above direct", "p99")
-    )
-    middle = {name: quantile(values, 0.5) for name, values in found.items()}
-    for name, values in found.items():
-        table.rows.append(
-            (
-                name,
-                f"{middle[name]:.3f}",
-                f"{middle[name] - middle[DIRECT]:+.3f}",
-                f"{quantile(values, 0.99):.2f}",
-            )
-        )
-    report.tables.append(table)
-    report.promises.append(
-        Promise("a statement's p50 above direct", middle[PROXYD] - middle[DIRECT], ADDS_MS, unit=" ms")
-    )
-
-
-def _copies(rig: Rig, report: Report, ways: Sequence[Way], how: str) -> dict[str, list[float]]:
-    rows = rig.pick(COPY_QUICK_ROWS, COPY_ROWS)
-    took: dict[str, list[float]] = {way.name: [] for way in ways}
-    for _, way in rounds(ways, rig.pick(ROUNDS_QUICK, ROUNDS), rig):
-        took[way.name].append(copy(way, rows))
-    table = Table(f"COPY of {rows * ROW_BYTES // MB} MB to the client, {how}", ("way", "s", "rate to direct"))
-    for name, seconds in took.items():
-        table.rows.append((name, f"{statistics.median(seconds):.2f}", str(ratio(took[DIRECT], seconds))))
-    report.tables.append(table)
-    return took
-
-
-def _connects(rig: Rig, report: Report, ways: Sequence[Way], how: str) -> None:
-    took: dict[str, list[Took]] = {way.name: [] for way in ways}
-    for _, way in rounds(ways, rig.pick(ROUNDS_QUICK, ROUNDS), rig):
-        took[way.name].append(pgbench(way, "-C", "-c", "1", seconds=rig.pick(RUN_QUICK, RUN)))
-    table = Table(f"a connection for each statement, {how}", ("way", "a second", "to direct", "CPU, ms"))
-    direct = [one.rate for one in took[DIRECT]]
-    for name, runs in took.items():
-        rates, cpu = [one.rate for one in runs], statistics.median(one.cpu_us for one in runs) / 1e3
-        table.rows.append(
-            (name, f"{statistics.median(rates):.0f}", str(ratio(rates, direct)), f"{cpu:.1f}" if cpu else "")
-        )
-    report.tables.append(table)
+def scanner_copies() -> int:
+    """Pass rows in reads of 64 KiB through the scanner; give how many bytes of them it gave back in new memory."""
+    row = struct.pack(">cIHI", b"D", 4 + 2 + 4 + ROW_BYTES, 1, ROW_BYTES) + b"x" * ROW_BYTES
+    copied, stream = 0, row * SCANNED_ROWS
+    with Path(os.devnull).open("wb") as nowhere:
+        session = Scanned(Nowhere(nowhere))
+        session.down(READY_IDLE)
+        session.up(QUERY)
+        for start in range(0, len(stream), READ_BYTES):
+            data = stream[start : start + READ_BYTES]
+            for piece in session.from_server(data):
+                if piece is not data and not (isinstance(piece, memoryview) and piece.obj is data):
+                    copied += bytes(piece).count(b"x")
+    return copied
