@@ -14,8 +14,8 @@ from proxyd.protocols.mysql.wire import HEADER, Command, Whole, packet, uint32_a
 if TYPE_CHECKING:
     from proxyd.session import Session
 
-FIRST: Final = 1 << 31  # no target counts that far: a number of ours is never one of theirs
-COUNT: Final = 1 << 31
+FIRST: Final = 1 << 30  # no target counts that far, and drivers that keep it in a signed int still can
+COUNT: Final = 1 << 30
 LONGEST_KILL: Final = 64  # bytes; what clients send has some twenty
 
 _KILL: Final = re.compile(
