@@ -334,7 +334,7 @@ class Dialogue:
         """Say it in its turn; where the target skips to the next Sync nobody answers anything."""
         if self._skipping:
             return
-        if len(self._pending) >= MAX_PENDING:
+        if len(self._pending) + len(self.words) >= MAX_PENDING:
             raise WireError("sent too many messages ahead of their answers")
         self._gate.refused_requests += bool(text)
         self._pending.append(Refusal(text, ready))

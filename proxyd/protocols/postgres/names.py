@@ -22,8 +22,11 @@ SHORT_TEXT: Final = 1 << 10  # bytes
 NAMED_VALUES: Final = 4 << 10  # bytes
 
 _PREPARED_BY_SQL: Final = re.compile(
-    rb'\s*(prepare|deallocate)\s+(?:prepare\s+)?("(?:[^"]|"")+"|\w+)[^;]*;?\s*', re.IGNORECASE
+    rb"""\s*+(?:prepare|deallocate)\s++(?:prepare\s++)?
+         (?: "((?:[^"\x80-\xff]|""){1,63}+)" | ([a-z_]\w{0,62}+) ) (?=[\s(;]|\Z) [^;]*+ ;?+ \s*+""",
+    re.IGNORECASE | re.VERBOSE,
 )
+"""Plain enough to follow: one statement, a name that means what it says (no escapes, nothing the server cuts off)."""
 
 
 @dataclass(slots=True)
@@ -145,8 +148,7 @@ class Names:
             self._statements.clear()
             self._kept = 0
             return
-        name = match[2]
-        name = name[1:-1].replace(b'""', b'"') if name.startswith(b'"') else name.lower()
+        name = match[1].replace(b'""', b'"') if match[1] is not None else match[2].lower()
         self.call(name, Prepared(text) if word == "PREPARE" else None)
 
 
