@@ -111,13 +111,15 @@ def ed25519_sign(password: bytes, message: bytes) -> bytes:
 
 
 def rsa_password(pem: bytes, password: str, nonce: bytes) -> bytes:
-    """Encrypt a password for caching_sha2_password without TLS. Raises WireError for a key that is none."""
+    """Encrypt a password for caching_sha2_password without TLS. Raises WireError for a key or a nonce that is none."""
     try:
         key = serialization.load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
         raise WireError("a public key that can't be read") from None
     if not isinstance(key, rsa.RSAPublicKey) or key.key_size < MIN_RSA_BITS:
         raise WireError("a public key of another kind")
+    if len(nonce) < NONCE_BYTES:
+        raise WireError("a nonce that is too short")
     secret = password.encode() + b"\0"
     masked = bytes(byte ^ nonce[place % NONCE_BYTES] for place, byte in enumerate(secret))
     oaep = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)  # noqa: S303 - the server's choice

@@ -51,6 +51,8 @@ PART_SECONDS: Final = 0.4  # a drop waits no longer for a message to end; both s
 LEAVING_SECONDS: Final = (
     2.0  # a target whose client has left gets this long to close as well, once it has answered
 )
+MAX_ASKED: Final = 100_000  # commands sent ahead of their answers; a pipeline has thousands
+SAID_BYTES: Final = 64 << 10  # of our own answers, after which a client must read before it is listened to
 LOOK_SECONDS: Final = 0.002  # between two looks at what the kernel has not delivered yet
 
 _KNOWN: Final = frozenset(int(code) for code in Command)
@@ -80,6 +82,8 @@ class Conduit:
         self._kept: Part | FileData | None = None  # rule 3
         self._judged: Whole | None = None  # rule 4
         self._to_judge = trio.Event()
+        self._unheard = trio.Event()
+        self._said = 0  # bytes of our own answers it may not have taken
         self._settling = False
         self._parting: str | None = None
         self._quiet = trio.Event()  # nothing is unanswered; replaced for every wait
@@ -106,9 +110,12 @@ class Conduit:
                 if raw := self._pass(item):
                     out.append(raw)
         except WireError as error:
-            self._tell(
-                packet(self._responses.next_sequence, error_payload(*MALFORMED, f"Malformed packet: {error}"))
-            )
+            if self._responses.between:
+                self._tell(
+                    packet(
+                        self._responses.next_sequence, error_payload(*MALFORMED, f"Malformed packet: {error}")
+                    )
+                )
             raise ProtocolBroken(f"The client broke the MySQL protocol: {error}.") from None
         passing = out[0] if len(out) == 1 else b"".join(out)
         self.passed_bytes += len(passing)
@@ -119,6 +126,8 @@ class Conduit:
         return self._judged is not None or self._kept is not None
 
     def _pass(self, item: Whole | Part | FileData) -> bytes:
+        if len(self._asked) >= MAX_ASKED:
+            raise WireError("too many commands ahead of their answers")
         if isinstance(item, Whole):
             return self._whole(item)
         closed = self._session.gate.closed and not self._settling
@@ -340,6 +349,22 @@ class Conduit:
         """Send the client a packet of ours."""
         with contextlib.suppress(ProxydError, trio.ClosedResourceError):  # who has gone hears nothing
             self._client.send(message)
+        self._said += len(message)
+        if self._said > SAID_BYTES:
+            self._steer()
+            self._unheard.set()
+
+    async def hear(self) -> None:
+        """Listen to a client again once it has taken our answers, until cancelled; a task of the session."""
+        while True:
+            await self._unheard.wait()
+            self._unheard = trio.Event()
+            with contextlib.suppress(
+                ProxydError, trio.ClosedResourceError
+            ):  # it has gone, and the relay knows
+                await self._client.drain()
+            self._said = 0
+            self._steer()
 
     # ------------------------------------------------------------------ Conduit
 
@@ -379,8 +404,9 @@ class Conduit:
         self.relay.hold(held)
 
     def _steer(self) -> None:
-        """Read the client unless what it said last waits."""
-        (self._client.pause if self._waits else self._client.resume)(Pause.JUDGED)
+        """Read the client unless what it said last waits, or it does not read what we say."""
+        held = self._waits or self._said > SAID_BYTES
+        (self._client.pause if held else self._client.resume)(Pause.JUDGED)
 
     def part(self, text: str) -> None:
         """Say `text` where a message ends, now if none is under way (rule 5)."""

@@ -152,6 +152,7 @@ class MysqlEngine:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(join)
             nursery.start_soon(conduit.judge)
+            nursery.start_soon(conduit.hear)
             nursery.start_soon(conduit.see_leave)
             nursery.start_soon(rules.run)
             try:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 AUTOCOMMIT: Final = 2  # the status a new session has
 CODE_DIGITS: Final = 6  # RFC 6238, and what every authenticator app shows
 MAX_SHOWN: Final = 64  # characters of a name that came from a client
+NO_PASSWORD: Final = (b"", b"\0")  # what clients without one send as their proof, and then wait for a verdict
 
 
 _IMITATION: Final = secrets.token_bytes(32)
@@ -75,6 +76,7 @@ class Front:
         self.promised: Cap
         self.wanted: Wanted
         self.finished = False  # the client has had its last word from us, or its OK
+        self._without = False  # they log in without a password
 
     @property
     def stream(self) -> Stream | None:
@@ -101,7 +103,8 @@ class Front:
         if how is None:
             self.failures += 1
             metrics.LOGINS.labels(protocol="mysql", result="failed").inc()
-            self.say(*ACCESS_DENIED, f"Access denied for user '{_shown(name)}' (using password: YES)")
+            using = "NO" if self._without else "YES"
+            self.say(*ACCESS_DENIED, f"Access denied for user '{_shown(name)}' (using password: {using})")
             raise ClientError("The login failed.")
         client = " ".join(
             filter(None, (attribute(answer.attributes, key) for key in (b"_client_name", b"_client_version")))
@@ -176,6 +179,7 @@ class Front:
         if self.answer.plugin != NATIVE or not proof:
             nonce = auth.new_nonce()
             proof = await self._switched(NATIVE, nonce + b"\0")
+        self._without = proof in NO_PASSWORD
         stored = user.mysql_native if user else None
         matches = auth.native_proves(stored or "*" + secrets.token_hex(20).upper(), nonce, proof)
         return matches and stored is not None
@@ -213,6 +217,9 @@ class Front:
         if self.answer.plugin != SHA2:
             nonce = auth.new_nonce()
             proof = await self._switched(SHA2, nonce + b"\0")
+        if proof in NO_PASSWORD:
+            self._without = True
+            return b""
         user = self._core.access.user(name)
         digest = self._greetings.proofs.digest(name, user.password) if user and not coded else None
         if digest is not None and auth.sha2_proves(digest, nonce, proof):
