@@ -12,7 +12,8 @@ PY := $(VENV)/bin/python
 WORKERS ?= 2
 # Real SSH clients and servers, what the fault tests inject with, what checks the units; real databases.
 DEBS := openssh-server openssh-client putty-tools dropbear-bin rsync git strace tmux xauth systemd sshpass \
-        postgresql postgresql-client mariadb-server mariadb-client
+        postgresql postgresql-client mariadb-server mariadb-client \
+        libpostgresql-jdbc-java libmariadb-java default-jdk-headless
 
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
