@@ -124,7 +124,7 @@ $(VENV)/.run: $(VENV)/bin/uv pyproject.toml uv.lock
 
 $(VENV)/.dev: $(VENV)/bin/uv pyproject.toml uv.lock
 	began=$$SECONDS
-	$(VENV)/bin/uv sync -q --locked --inexact --all-groups
+	$(VENV)/bin/uv sync -q --locked --inexact --group dev
 	touch $@
 	echo "== proxyd and what develops it in $(VENV) ($$((SECONDS - began)) s)"
 
@@ -176,6 +176,10 @@ exam: $(VENV)/.dev packages
 	exec </dev/null
 	eval "$$TOOLS"
 	stage "the long counts" tests -m slow tests
+	stage "atheris" $(VENV)/bin/uv sync -q --locked --inexact --group dev --group fuzz
+	for protocol in postgres mysql; do
+	    stage "fuzz $$protocol" $(PY) -m tests.fuzz.campaign $$protocol --seconds 600
+	done
 	finish
 
 lint: $(VENV)/.dev

@@ -9,10 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxyd.errors import ProxydError
+from proxyd.protocols.mysql import auth
 from proxyd.protocols.mysql.login_packets import attribute, read_answer, read_greeting, read_switch
 from proxyd.protocols.mysql.parameters import Binding
 from proxyd.protocols.mysql.responses import HEAD_BYTES, Responses, fault_of, ok_of
 from proxyd.protocols.mysql.wire import Command, Commands, WireError, packet
+from tests.fuzz import atheris_mysql, seeds_mysql
+from tests.fuzz.campaign import SLOW_SECONDS
 
 pytestmark = [pytest.mark.mission("M14"), pytest.mark.timeout(600)]
 
@@ -106,3 +110,71 @@ def test_login_packets(payload):
 def test_bound_values(payload, count, encoding):
     found = Binding(count).decode(b"\x17" + payload, encoding, {1})
     assert len(found) <= 65
+
+
+# ---------------------------------------------------------------------------------------------- what campaigns begin with, and found
+
+
+def test_seeds_of_the_campaign():
+    atheris_mysql.quiet()
+    for seed in seeds_mysql.seeds():
+        began = time.process_time()
+        atheris_mysql.play(seed)
+        assert time.process_time() - began < SLOW_SECONDS
+
+
+def asking(*commands):
+    """A session whose client sends these."""
+    session = atheris_mysql.Session(0, 0)
+    for command in commands:
+        session.up_in += command
+        session.target.send(session.conduit._from_client(command))
+    return session
+
+
+def test_client_that_breaks_the_protocol_inside_a_row_is_not_told_there():
+    """It would read our error's bytes as the row's."""
+    session = asking(packet(0, b"\x03select 1"))
+    row = packet(1, b"\1") + packet(2, b"def") + packet(3, b"\xfe\0\0\2\0") + packet(4, b"r" * 200)[:100]
+    session.client.send(session.conduit._from_target(row))
+    with pytest.raises(ProxydError):
+        session.conduit._from_client(packet(7, b"\x03select 2"))
+    assert session.down_out == row
+
+
+def test_refusal_is_not_put_into_a_message_nobody_asked_for():
+    """A server that shuts down says so unasked; its word may come in two chunks."""
+    session, half = asking(), packet(1, b"\xff\x17\x04#08S01shutdown")[:10]
+    session.client.send(session.conduit._from_target(half))
+    session.conduit._from_client(packet(0, b"\x65"))
+    assert session.down_out == half
+
+
+def test_commands_sent_ahead_of_their_answers_are_bounded():
+    session = asking(packet(0, b"\x03select sleep(9999)"))
+    with pytest.raises(ProxydError):
+        for _ in range(1000):
+            session.conduit._from_client(packet(0, b"\x0e") * 1000)
+
+
+def test_refusals_sent_ahead_of_answers_are_bounded():
+    session = asking(packet(0, b"\x03select sleep(9999)"))
+    session.gate.shut("ann", "")
+    with pytest.raises(ProxydError):
+        for _ in range(1000):
+            session.conduit._from_client(packet(0, b"\x0e") * 1000)
+
+
+def test_client_that_reads_no_refusals_is_not_listened_to():
+    session = asking()
+    refused = packet(0, b"\x11bob\0") * 1000
+    for _ in range(100):
+        session.conduit._from_client(refused)
+        if session.client.reasons:
+            break
+    assert session.client.reasons, f"{len(session.down_out)} bytes wait for a client that may never read them"
+
+
+def test_public_key_of_a_target_whose_nonce_is_short():
+    with pytest.raises(WireError):
+        auth.rsa_password(seeds_mysql.RSA_KEY, "TargetPw1", b"n" * 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -11,8 +12,11 @@ from unit.postgres import table as made
 from unit.postgres.table import Table
 
 from proxyd.protocols.postgres import auth, wire
+from proxyd.protocols.postgres.dialogue import MAX_PENDING
 from proxyd.protocols.postgres.scan import HELD, MAX_ANSWER
 from proxyd.protocols.postgres.wire import WireError
+from tests.fuzz import atheris_postgres, seeds_postgres
+from tests.fuzz.campaign import SLOW_SECONDS
 
 FUZZ = settings(deadline=None, max_examples=300)
 names = st.sampled_from([b"", b"a", b"b"])
@@ -144,3 +148,69 @@ def test_scram_on_garbage(first: bytes, last: bytes) -> None:
     client = auth.ScramClient(frozenset({auth.SCRAM}), None)
     with pytest.raises(WireError):
         client.challenge(first)
+
+
+# ---------------------------------------------------------------------------------------------- what campaigns begin with, and found
+
+
+def test_seeds_of_the_campaign() -> None:
+    atheris_postgres.quiet()
+    for seed in seeds_postgres.seeds():
+        began = time.process_time()
+        atheris_postgres.play(seed)
+        assert time.process_time() - began < SLOW_SECONDS
+
+
+def test_name_of_a_long_prepare_is_found_without_going_back_and_forth() -> None:
+    """Valid SQL; a pattern that tries every end of the name and of the blanks takes hours for 64 KiB of it."""
+    table, text = Table(), b"prepare %s as select '%s;'" % (b"a" * 800, b" " * 1600)
+    table.up(made.parse(text) + made.bind() + made.execute() + made.SYNC)
+    began = time.process_time()
+    table.down(made.PARSED + made.BOUND + made.done("PREPARE") + made.READY)
+    assert time.process_time() - began < SLOW_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        (b'U&"\\0061"', b"a"),
+        (b"n" * 64, b"n" * 63),
+        (b"a$b", b"a$b"),
+        ("aé".encode(), "aé".encode()),
+        (b"prepare", b"prepare"),
+    ],
+    ids=["escaped", "cut at 63 bytes", "dollar", "not ASCII", "a word of the command"],
+)
+def test_name_that_sql_writes_in_an_odd_way_is_not_taken_for_what_it_was(written: bytes, name: bytes) -> None:
+    """To the server both are one name: what is executed by it afterwards is not what was parsed before."""
+    table = Table()
+    table.up(made.parse(b"harmless", name) + made.SYNC)
+    table.down(made.PARSED + made.READY)
+    table.up(made.query(b"deallocate " + written))
+    table.down(made.done("DEALLOCATE") + made.READY)
+    table.up(made.query(b"prepare " + written + b" as delete from t"))
+    table.down(made.done("PREPARE") + made.READY)
+    table.up(made.bind(name=name) + made.execute() + made.SYNC)
+    assert b"harmless" not in table.told.texts("execute")
+
+
+def test_statement_named_prepare_leaves_the_one_named_as_alone() -> None:
+    """PREPARE is no reserved word, so here it is the name; only DEALLOCATE may have it in front of one."""
+    table = Table()
+    table.up(made.parse(b"delete from t", b"as") + made.SYNC)
+    table.down(made.PARSED + made.READY)
+    table.up(made.query(b"prepare prepare as select 1"))
+    table.down(made.done("PREPARE") + made.READY)
+    table.up(made.bind(name=b"as") + made.execute() + made.SYNC)
+    assert table.told.texts("execute") == [b"delete from t"]
+
+
+def test_refusals_that_can_not_be_said_yet_are_bounded() -> None:
+    """Inside a message of the target nothing of ours can be said, however many statements a blocked client sends."""
+    table = Table()
+    table.down(wire.message(wire.NOTICE, bytes(100))[:50])
+    table.gate.shut("ann", "")
+    table.dialogue.shut()
+    with pytest.raises(WireError):
+        for _ in range(2 + 2 * MAX_PENDING // 1000):
+            table.up(made.query(b"q") * 1000)
