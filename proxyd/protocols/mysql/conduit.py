@@ -215,7 +215,7 @@ class Conduit:
             return
         kind = DENIED if code in _KNOWN else UNKNOWN
         refusal = packet(sequence + 1, error_payload(*kind, why))
-        if self._asked:
+        if self._asked or not self._responses.between:
             self._asked.append(Told(code, refusal=refusal))
         else:
             self._tell(refusal)

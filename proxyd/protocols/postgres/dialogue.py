@@ -91,6 +91,8 @@ class Dialogue:
     def message(self, kind: int, body: bytes) -> Fate:
         """Decide about a complete message."""
         if kind == wire.TERMINATE:
+            if body:
+                raise WireError("says more than goodbye")
             return Fate.PASS
         if self._gate.closed or self._discarding:
             return self._refuse(kind, body, REVOKED if self._gate.closed else self._told or REVOKED)

@@ -22,7 +22,7 @@ SHORT_TEXT: Final = 1 << 10  # bytes
 NAMED_VALUES: Final = 4 << 10  # bytes
 
 _PREPARED_BY_SQL: Final = re.compile(
-    rb"""\s*+(?:prepare|deallocate)\s++(?:prepare\s++)?
+    rb"""\s*+(?:prepare|deallocate(?:\s++prepare(?=\s++[^\s;]))?+)\s++
          (?: "((?:[^"\x80-\xff]|""){1,63}+)" | ([a-z_]\w{0,62}+) ) (?=[\s(;]|\Z) [^;]*+ ;?+ \s*+""",
     re.IGNORECASE | re.VERBOSE,
 )
