@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from proxyd.protocols.postgres.dialogue import Dialogue
     from proxyd.session import Session
 
-PART_S: Final = 0.9
+PART_S: Final = 0.8
 """Seconds a goodbye may take in all, the flush of what was sent before included; both sides are closed within one."""
 
-CANCEL_S: Final = 0.9
+CANCEL_S: Final = 0.8
 """Seconds the target gets to take the cancel of a session that was dropped: who drops waits for it."""
 
 SETTLE_S: Final = 1.0
@@ -145,6 +145,10 @@ class Conduit:
             self._last_words("08P01", text)
             raise TargetError(text) from None
         self._dialogue.chunk_done()
+        if self._dialogue.owed:
+            owed, self._dialogue.owed = self._dialogue.owed, b""
+            if not self._target.closed.is_set():
+                self._target.send(owed)
         if self._farewell is not None and self._farewell in pieces:
             del pieces[pieces.index(self._farewell) + 1 :]
             self._client.send(_one(pieces))

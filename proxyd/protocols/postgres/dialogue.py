@@ -56,6 +56,7 @@ class Dialogue:
     ) -> None:
         """Start behind the login; with `judged`, every Query and Parse waits for `verdict`."""
         self.words: list[bytes] = []
+        self.owed = b""  # what the target must get at once: it wants COPY data, and the gate is shut
         self.question: bytes | None = None  # the text that waits for its verdict
         self.heard: Callable[[bytes], None] | None = None  # told the texts that pass unjudged
         self.transaction = wire.IDLE
@@ -439,6 +440,8 @@ class Dialogue:
         if kind == wire.COPY_IN:
             self._command().copies_in = True
             self._forget_syncs()
+            if self._gate.closed and self._large is None:
+                self.owed += self.wind_up()
         elif _STEP_OF.get(kind) == head.kind or (
             kind in (wire.ROW_DESCRIPTION, wire.NO_DATA) and head.kind == wire.DESCRIBE
         ):

@@ -478,3 +478,20 @@ def test_too_many_names(table: Table) -> None:
         for number in range(10_001):
             table.up(parse(b"select", b"s%d" % number))
             table.down(PARSED)
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_copy_the_target_begins_behind_the_shut_gate_is_ended(table: Table, extended: bool) -> None:
+    text = b"copy t from stdin"
+    table.up(parse(text) + bind() + execute() + SYNC if extended else query(text))
+    table.gate.closed = True
+    table.dialogue.shut()
+    table.down(PARSED + BOUND if extended else b"", message(wire.COPY_IN, b"\0\0\0"))
+    owed = message(wire.COPY_FAIL, REVOKED.encode() + b"\0")
+    assert table.dialogue.owed.startswith(owed)
+    rest = [message(wire.COPY_DATA, b"1\n"), message(wire.COPY_DONE), *([SYNC] if extended else [])]
+    assert table.up(*rest) == b""
+    table.down(failed("57014", "COPY from stdin failed") + READY)
+    assert [one["error"].code for one in table.told.ended.values()] == ["57014"]
+    table.gate.closed = False
+    assert table.up(query(b"select 1")) == query(b"select 1")
