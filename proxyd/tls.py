@@ -15,6 +15,10 @@ import contextlib
 import ssl
 
 READ_SIZE = 16 * 1024  # the largest TLS record carries this much, and one read never gives more
+RECORD_BYTES = 8 * 1024
+"""What a record of ours carries at most, as a PostgreSQL server's: libpq reads 8 KiB or more at a time and asks the socket
+before it reads again, so the rest of a larger record would wait in its TLS for bytes that never come (measured: psycopg's
+asyncio connections hang)."""
 
 
 class Tls:
@@ -51,8 +55,13 @@ class Tls:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def encrypt(self, data: bytes) -> bytes:
-        """Give what to send for `data`."""
-        self._ssl.write(data)
+        """Give what to send for `data`, in records of RECORD_BYTES."""
+        if len(data) <= RECORD_BYTES:
+            self._ssl.write(data)
+        else:
+            view = memoryview(data)
+            for start in range(0, len(data), RECORD_BYTES):
+                self._ssl.write(view[start : start + RECORD_BYTES])
         return self._outgoing.read()
 
     def finish(self) -> bytes:

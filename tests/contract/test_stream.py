@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Awaitable, Callable
 
@@ -17,6 +18,7 @@ from proxyd import host
 from proxyd.errors import ClientError, ProxydError, TargetError
 from proxyd.preamble import Side, read_preamble
 from proxyd.stream import Stream, adopt_client, adopt_server
+from proxyd.tls import RECORD_BYTES, Tls
 from tests.contract import stream_contract
 from tests.contract.stream_contract import (
     STUCK_SECONDS,
@@ -383,3 +385,26 @@ async def test_reading_stops_when_nobody_asks(link, tmp_path):
         sent = await fill(other)
         assert sum(map(len, one._chunks)) <= stream_contract.READ_SIZE
         assert sent < 2_000_000
+
+
+def test_records_are_no_larger_than_libpq_reads_at_once(certificate):
+    """What it does not read of a record waits inside its TLS, where a client that polls the socket never looks."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server = Tls(context, server_side=True, server_hostname=None)
+    client = Tls(
+        ssl.create_default_context(cafile=str(certificate)), server_side=False, server_hostname="target.test"
+    )
+    client.shake()
+    for _ in range(2):  # round trips, RFC 8446 2
+        server.shake(client.outgoing())
+        client.shake(server.outgoing())
+    sent = os.urandom(100_000)
+    out = server.encrypt(sent)
+    assert client.decrypt(out) == sent
+    lengths = []
+    while out:
+        (length,) = struct.unpack_from(">H", out, 3)  # RFC 8446 5.2
+        lengths.append(length)
+        out = out[5 + length :]
+    assert max(lengths) <= RECORD_BYTES + 256  # what a record may add, RFC 8446 5.2

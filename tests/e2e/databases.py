@@ -64,11 +64,13 @@ class PostgresRig(Rig):
         return {"host": HOST, "port": self.port, "user": user, "password": PASSWORD, "dbname": DATABASE, "sslmode": "verify-full",
                 "sslrootcert": str(self.front.ca), "connect_timeout": 20, **more}  # fmt: skip
 
-    def run(self, program: str, *argv: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        """Run one of PostgreSQL's own programs through proxyd; it must succeed."""
+    def run(
+        self, program: str, *argv: str | Path, stdin: bytes = b"", **more: str
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run one of PostgreSQL's own programs, or one that reads its environment too, through proxyd; it must succeed."""
         ways = {"PGHOST": HOST, "PGPORT": str(self.port), "PGUSER": "alice+app+pg1", "PGPASSWORD": PASSWORD}
         tls = {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": str(self.front.ca)}
-        return self._finish(program, *argv, env={**ways, **tls}, stdin=stdin)
+        return self._finish(program, *argv, env={**ways, **tls, **more}, stdin=stdin)
 
     def run_directly(self, program: str, *argv: str | Path) -> subprocess.CompletedProcess[bytes]:
         """The same past proxyd, over the server's own socket."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -208,6 +209,28 @@ def test_password_in_clear_inside_tls(maria: MariaRig) -> None:
     with pytest.raises(mysql.connector.Error) as caught:
         connector(maria, auth_plugin="mysql_clear_password", password="wrong")
     assert caught.value.errno == 1045
+
+
+COPIES = """
+import asyncio, sys, psycopg
+
+async def ask_for_much():
+    async with await psycopg.AsyncConnection.connect() as connection:
+        for size in range(1000, 90_000, 1777):
+            statement = f"copy (select repeat('x', {size}) from generate_series(1, 20)) to stdout"
+            async with connection.cursor().copy(statement) as copied:
+                assert sum([len(row[0]) async for row in copied.rows()]) == 20 * size
+
+asyncio.run(asyncio.wait_for(ask_for_much(), timeout=60))
+print(psycopg.pq.version())
+"""
+
+
+@needs_postgres
+def test_asyncio_client_is_never_left_waiting_for_what_has_come(pg: PostgresRig) -> None:
+    """It asks the socket for more, not its TLS: what Debian's libpq does not read of a record would wait for ever."""
+    done = pg.run(sys.executable, "-c", COPIES, PSYCOPG_IMPL="python", PGDATABASE=postgres.DATABASE)
+    assert int(done.stdout) >= 150_000  # the system's, not the one of psycopg's wheel, which asks again
 
 
 @needs_mariadb
