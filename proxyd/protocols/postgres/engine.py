@@ -69,10 +69,13 @@ class Cancels:
         self._sessions: dict[int, _Cancellable] = {}
 
     @contextmanager
-    def issued(self, conduit: Conduit, user: str) -> Iterator[bytes]:
-        """Hand out a key for as long as the session lives; gives the BackendKeyData."""
-        pid = secrets.randbelow(MAX_PID) + 1
-        while pid in self._sessions:
+    def issued(self, conduit: Conduit, user: str, pid: int) -> Iterator[bytes]:
+        """Hand out a key for as long as the session lives; gives the BackendKeyData.
+
+        `pid`: the target's own, if it gave one: clients compare it with NOTIFY's sender and name it in SQL
+        (pg_terminate_backend). Another only where a session at another target has it; the secret is always ours.
+        """
+        while not pid or pid in self._sessions:
             pid = secrets.randbelow(MAX_PID) + 1
         secret = secrets.token_bytes(SECRET_BYTES)
         self._sessions[pid] = _Cancellable(secret, conduit, user)
@@ -179,7 +182,8 @@ class PostgresEngine:
         )
         dialogue.transaction = target.transaction
         conduit = Conduit(session, client, target, dialogue, policy)
-        with self._cancels.issued(conduit, session.user) as key:
+        pid = int.from_bytes(target.key[:4], "big")
+        with self._cancels.issued(conduit, session.user, pid) as key:
             try:
                 for status in target.parameters:
                     dialogue.status(status)
