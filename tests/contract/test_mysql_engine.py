@@ -52,7 +52,7 @@ from proxyd.recorder.replay import Recording
 from proxyd.session import TIME_OVER, Session
 from proxyd.setup import initialise
 from tests.contract.ssh_rig import until
-from tests.peers.mariadb import Authority
+from tests.peers.mariadb import CLIENT, Authority
 from tests.peers.process import rss_bytes
 
 pytestmark = [pytest.mark.hosted, pytest.mark.mission("M14"), pytest.mark.timeout(120)]
@@ -370,6 +370,24 @@ async def test_the_next_login_of_a_pool_costs_no_argon2(tmp_path, monkeypatch):
                     )
                 )
         assert checks == ["alice"] * 3
+
+
+async def test_who_gives_no_password_hears_a_verdict_at_once(tmp_path):
+    """A client without one asks for nothing more: MariaDB's own takes any further question for a broken connection."""
+
+    def no_password(user: str, port: int, ca: str) -> tuple[int, str]:
+        with pytest.raises(pymysql.err.OperationalError) as caught:
+            pymysql.connect(host="localhost", port=port, user=user, password="", ssl={"ca": ca})
+        return caught.value.args  # type: ignore[return-value]
+
+    async with rigged(tmp_path, lambda peer: None) as rig:
+        for user in ("alice+db1", "nobody+db1"):
+            told = await trio.to_thread.run_sync(no_password, user, rig.port, str(rig.front.ca))
+            assert told == (1045, f"Access denied for user '{user}' (using password: NO)")
+            if CLIENT:
+                argv = [CLIENT, "--no-defaults", "--protocol=tcp", "-hlocalhost", f"-P{rig.port}", f"-u{user}", f"--ssl-ca={rig.front.ca}"]  # fmt: skip
+                done = await trio.run_process(argv, capture_stderr=True, stdin=b"", check=False)
+                assert done.stderr.startswith(b"ERROR 1045 (28000): Access denied"), done.stderr
 
 
 async def test_a_bound_listener_promises_what_its_target_has(tmp_path):

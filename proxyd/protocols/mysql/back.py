@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from proxyd.session import Session
 
 MAX_ROUNDS: Final = 8  # packets of a target inside a login; the longest honest one has four
-ABOUT_DATABASES: Final = frozenset({1044, 1049})  # no right to it, no such database: the user's own doing
+ABOUT_DATABASES: Final = frozenset({1044, 1049, 1102, 1300})
+"""No right to it, no such database, no name for one, or not in these characters: the user's own doing."""
 MAX_TEXT: Final = 512  # characters of a server's error
 
 _log = log.get("mysql")

@@ -53,10 +53,12 @@ LEAVING_SECONDS: Final = (
 )
 MAX_ASKED: Final = 100_000  # commands sent ahead of their answers; a pipeline has thousands
 SAID_BYTES: Final = 64 << 10  # of our own answers, after which a client must read before it is listened to
+CURSOR_AT: Final = 5  # where a COM_STMT_EXECUTE asks for a cursor, its command's byte included
 LOOK_SECONDS: Final = 0.002  # between two looks at what the kernel has not delivered yet
 
 _KNOWN: Final = frozenset(int(code) for code in Command)
 _EXECUTE: Final = int(Command.STMT_EXECUTE)  # plain numbers are reached faster than an Enum's members
+_QUIT: Final = int(Command.QUIT)
 _KILLS: Final = frozenset({int(Command.QUERY), int(Command.PROCESS_KILL)})
 _TEXTS: Final = frozenset({int(Command.QUERY), int(Command.STMT_PREPARE)})
 
@@ -83,6 +85,7 @@ class Conduit:
         self._judged: Whole | None = None  # rule 4
         self._to_judge = trio.Event()
         self._unheard = trio.Event()
+        self._quitting = False  # the client has said goodbye
         self._said = 0  # bytes of our own answers it may not have taken
         self._settling = False
         self._parting: str | None = None
@@ -186,15 +189,16 @@ class Conduit:
         code, payload = item.code, item.payload
         told = self._script.told(code, payload)
         if code in SILENT:
+            self._quitting = code == _QUIT
             self._script.note_silent(code, payload, len(payload))
             return item.raw
         self._script.note_sent(code, payload)
-        self._expect(told, item.sequence)
+        self._expect(told, item.sequence, payload)
         return item.raw
 
-    def _expect(self, told: Told, sequence: int) -> None:
+    def _expect(self, told: Told, sequence: int, payload: bytes) -> None:
         self._asked.append(told)
-        self._responses.expect(told.code, sequence)
+        self._responses.expect(told.code, sequence, cursor=payload[CURSOR_AT : CURSOR_AT + 1] > b"\0")
 
     def _refuse(self, item: Whole, why: str) -> bytes:
         """Answer in the target's place, in turn (rule 2)."""
@@ -254,7 +258,7 @@ class Conduit:
             self._script.note_silent(code, head, self._long_bytes)
             return item.raw
         self._script.note_sent(code, head)
-        self._expect(told, item.sequence)
+        self._expect(told, item.sequence, head)
         return item.raw
 
     def _swallow(self, item: Part) -> None:
@@ -430,11 +434,15 @@ class Conduit:
         self.relay.stop(Dropped(text))
 
     async def see_leave(self) -> None:
-        """Cut a target that stays when the client has left and has nothing more to hear; until cancelled."""
+        """Cut a target that stays when the client has left, until cancelled.
+
+        A client that said goodbye may still wait for answers. One that vanished does not, and a server that waits in
+        SLEEP or GET_LOCK looks whether its connection still stands.
+        """
         left = False
         while True:
             await trio.sleep(LEAVING_SECONDS)
-            if left and not self._responses.pending:
+            if left and not (self._quitting and self._responses.pending):
                 self._target.abort()
                 return
             left = self._client.ended

@@ -26,7 +26,7 @@ from proxyd.protocols.mysql.wire import (
 )
 
 HEAD_BYTES: Final = 4096  # of an error: the longest message a server makes is 512 characters
-MAX_COLUMNS: Final = 65535  # the counters of prepared statements have 16 bits; a table has at most 4096
+MAX_COLUMNS: Final = 1 << 20  # they are only counted; a table has 4096, a SELECT of MariaDB's tests 68,001
 MAX_TAGS: Final = 16  # results of one command told one by one; the rest is in the sum
 STRAY: Final = "the server answered what nobody had asked"
 
@@ -85,6 +85,7 @@ class _Asked(NamedTuple):
 
     code: int
     sequence: int  # of its last packet
+    cursor: bool  # it may open one; a procedure's own cursor sets the same status, with rows behind it
 
 
 class Responses:
@@ -113,9 +114,12 @@ class Responses:
         self._boundary = 0
         self._boundary_sequence = 0
 
-    def expect(self, code: int, sequence: int) -> None:
-        """Note that a command has been sent: its first byte, and the sequence number of its last packet."""
-        self._expected.append(_Asked(code, sequence))
+    def expect(self, code: int, sequence: int, *, cursor: bool = True) -> None:
+        """Note that a command has been sent: its first byte, and the sequence number of its last packet.
+
+        `cursor`: what is executed asked for one; nothing but STMT_EXECUTE can.
+        """
+        self._expected.append(_Asked(code, sequence, cursor and code == _EXECUTE))
 
     @property
     def pending(self) -> int:
@@ -279,7 +283,7 @@ class Responses:
             self._done(at)
         elif self._state == COLUMNS_END:
             reply.status = _eof_status(head)
-            if reply.status & CURSOR_EXISTS:
+            if reply.status & CURSOR_EXISTS and self._expected[0].cursor:
                 self._result("CURSOR", reply.status, at)
             else:
                 self._state = ROWS
@@ -287,7 +291,7 @@ class Responses:
             status = ok_of(head)[1] if self._deprecate_eof else _eof_status(head)
             tag = (
                 "CURSOR"
-                if status & CURSOR_EXISTS and not reply.rows
+                if status & CURSOR_EXISTS and self._expected[0].cursor and not reply.rows
                 else f"ROWS {reply.rows - self._rows_told}"
             )
             self._rows_told = reply.rows

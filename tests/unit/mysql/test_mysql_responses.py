@@ -130,6 +130,26 @@ def test_prepared_statements(deprecate_eof, chunk):
 
 @both
 @chunked
+@pytest.mark.parametrize("code", [Command.QUERY, Command.STMT_EXECUTE])
+def test_a_cursor_of_a_procedure_is_none_of_the_client_s(deprecate_eof, chunk, code):
+    """FOR ... DO SELECT in a compound statement: its own cursor is open, its results have rows none the less."""
+    server = Server(deprecate_eof).begin()
+    for _ in range(2):
+        server.put(b"\x01", DEFINITION)
+        if not deprecate_eof:
+            server.put(eof(2 | MORE | CURSOR))
+        server.put(b"\x01a")
+        server.put(ok(status=2 | MORE | CURSOR, head=0xFE) if deprecate_eof else eof(2 | MORE | CURSOR))
+    server.put(ok())
+    responses = Responses(deprecate_eof=deprecate_eof, local_infile=False)
+    responses.expect(code, 0, cursor=False)
+    pieces = [server.data[at : at + chunk] for at in range(0, len(server.data), chunk)]
+    (reply,) = [reply for piece in pieces for reply in responses.feed(piece)]
+    assert (reply.tags, reply.rows, responses.pending) == (["ROWS 1", "ROWS 1", "OK 0"], 2, 0)
+
+
+@both
+@chunked
 def test_cursors_and_fetches(deprecate_eof, chunk):
     server = Server(deprecate_eof)
     server.begin().put(b"\x01", DEFINITION)
@@ -237,3 +257,13 @@ def test_a_pipeline_is_answered_in_order():
     found, _ = followed(server, [Command.QUERY] * 5, 1 << 10)
     assert [reply.affected for reply in found] == [0, 1, 2, 3, 4]
     assert [reply.at for reply in found] == [11, 22, 33, 44, 55]
+
+
+@both
+def test_a_select_may_have_more_columns_than_any_table(deprecate_eof):
+    server = Server(deprecate_eof).begin().put(to_lenenc(70_000), *[DEFINITION] * 70_000)
+    if not deprecate_eof:
+        server.put(eof())
+    server.put(b"\xfb" * 70_000, ok(head=0xFE) if deprecate_eof else eof())
+    found, responses = followed(server, [Command.QUERY], 1 << 16)
+    assert ([reply.tags for reply in found], responses.pending) == ([["ROWS 1"]], 0)
