@@ -250,11 +250,14 @@ class Statements:
 
     def _bind(self, body: dict[str, Any], parameters: Sequence[Parameter], *, secret: bool) -> int:
         """Put the bound values into `body`; gives what they weigh."""
-        described = [self._parameter(one, secret=secret) for one in parameters[:MAX_PARAMETERS]]
-        body["parameters"] = described
+        described = body["parameters"] = []
+        weight = 0
+        for one in parameters[:MAX_PARAMETERS] if len(parameters) > MAX_PARAMETERS else parameters:
+            described.append(self._parameter(one, secret=secret))
+            weight += PARAMETER_WEIGHT + (min(MAX_VALUE, one[2]))
         if len(parameters) > MAX_PARAMETERS:
             body["parameters_total"] = len(parameters)
-        return PARAMETER_WEIGHT * len(described) + sum(min(one[2], MAX_VALUE) for one in parameters)
+        return weight
 
     def _write(self, body: dict[str, Any], text: bytes, total: int | None, sha256: bytes | None) -> bool:
         """Put the text into `body` as the target's level has it; tell whether it names a secret."""

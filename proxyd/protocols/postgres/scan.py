@@ -49,6 +49,7 @@ from proxyd.protocols.postgres.wire import (
 
 HELD: Final = 64 << 10  # what statements and values mostly fit in, and what is kept of longer ones
 MAX_LENGTH: Final = 0x7FFFFFFF  # PostgreSQL's lengths are signed
+(PLAIN_BATCH, PLAIN_REST), (DESCRIBED_BATCH, DESCRIBED_REST) = USUAL_BATCHES.items()
 MAX_ANSWER: Final = 4 + 2 + 4 * 65535  # the longest answer that is read whole: the types of 65,535 parameters
 
 
@@ -228,10 +229,9 @@ class ClientScanner:
 
 def _usual(data: bytes, at: int) -> bytes:
     """Give the kinds of the batch that ends behind a Bind as most do, b"" when it goes on in another way."""
-    for kinds, rest in USUAL_BATCHES.items():
-        if data.startswith(rest, at):
-            return kinds
-    return b""
+    if data.startswith(DESCRIBED_REST, at):
+        return DESCRIBED_BATCH
+    return PLAIN_BATCH if data.startswith(PLAIN_REST, at) else b""
 
 
 def _add(out: list[bytes | memoryview], data: bytes, start: int, end: int) -> None:

@@ -325,28 +325,35 @@ def parse_values(values: bytes, types: tuple[int, ...], codec: str = "utf-8") ->
     found: list[Parameter] = []
     try:
         (count,) = _u16(values)
-        formats = Struct(f">{count}H").unpack_from(values, 2)
+        formats = Struct(f">{count}H").unpack_from(values, 2) if count > 1 else None
+        form = _u16(values, 2)[0] if count == 1 else 0
         at = 2 + 2 * count
         (total,) = _u16(values, at)
         at += 2
-        for place in range(min(total, MAX_VALUES)):
+        for place in range(min(MAX_VALUES, total)):
             (size,) = _i32(values, at)
             at += 4
-            oid = types[place] if place < len(types) else 0
             if size < 0:
                 found.append(Parameter("null", None, 0))
                 continue
-            form = formats[place] if count > 1 and place < count else formats[0] if count == 1 else 0
-            found.append(_value(values[at : at + min(size, MAX_VALUE)], oid, form, size, codec))
+            oid = types[place] if place < len(types) else 0
+            if formats is not None:
+                form = formats[place] if place < count else 0
+            data = values[at : at + (min(MAX_VALUE, size))]
+            if form == 0:
+                found.append(Parameter(type_name(oid), data.decode(codec, "backslashreplace"), size))
+            else:
+                found.append(_value(data, oid, size, codec))
             at += size
     except (StructError, IndexError):
         found.append(Parameter("cut off", None, 0))
     return found
 
 
-def _value(data: bytes, oid: int, form: int, size: int, codec: str) -> Parameter:
+def _value(data: bytes, oid: int, size: int, codec: str) -> Parameter:
+    """Decode a value in binary form."""
     kind = type_name(oid)
-    if form == 0 or oid in _TEXTS:
+    if oid in _TEXTS:
         return Parameter(kind, data.decode(codec, "backslashreplace"), size)
     number = _NUMBERS.get(oid)
     if number is not None and size == number.size == len(data):
