@@ -1,7 +1,8 @@
 """What proxyd says first: a server speaks before it knows who comes, so what it promises is known from the target.
 
 Rule 1: a listener bound to a target promises what that target has; it is asked once, by reading its greeting.
-Rule 2: any other promises what all targets seen so far have in common, and before any was seen what every one has.
+Rule 2: any other promises what all targets seen so far have in common, and before any was seen what every one has; never
+        what MariaDB alone has, for the next target may be a MySQL.
 Rule 3: `version` of the listener wins over what a target says; a version decides no layout, so that is harmless.
 """
 
@@ -97,9 +98,8 @@ class Greetings:
         if not self._seen:
             return None
         last = next(reversed(self._seen.values()))
-        return last._replace(
-            flags=functools.reduce(operator.and_, (one.flags for one in self._seen.values()))
-        )
+        common = functools.reduce(operator.and_, (one.flags for one in self._seen.values()))
+        return last._replace(flags=common & ~Cap.EXTENDED_METADATA)
 
     async def _probed(self, target: Target) -> None:
         lock = self._probes.setdefault(target.name, trio.Lock())

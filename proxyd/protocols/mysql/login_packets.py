@@ -23,7 +23,8 @@ from proxyd.protocols.mysql.wire import (
 PROTOCOL: Final = 10
 NONCE_BYTES: Final = 20
 SSL_REQUEST_BYTES: Final = 32  # flags, longest packet, charset, filler
-FILLER: Final = bytes(23)
+FILLER: Final = bytes(19)
+OWN_AT: Final = 28  # where a client's first packet has MariaDB's own flags
 LONGEST: Final = 1 << 24  # what clients announce as their longest packet, and servers ignore
 
 NATIVE: Final = "mysql_native_password"
@@ -33,7 +34,7 @@ CLEAR: Final = "mysql_clear_password"
 
 
 class Cap(enum.IntFlag):
-    """Capability flags; bits 32 and up are MariaDB's own and never offered."""
+    """Capability flags; bits 32 and up are MariaDB's own, told where LONG_PASSWORD ("this is MySQL") is not."""
 
     LONG_PASSWORD = 1 << 0
     FOUND_ROWS = 1 << 1
@@ -63,6 +64,7 @@ class Cap(enum.IntFlag):
     ZSTD = 1 << 26
     QUERY_ATTRIBUTES = 1 << 27
     MULTI_FACTOR = 1 << 28
+    EXTENDED_METADATA = 1 << 35
 
 
 OURS: Final = (
@@ -78,12 +80,12 @@ OURS: Final = (
 PASSED: Final = (
     Cap.LONG_PASSWORD | Cap.FOUND_ROWS | Cap.LONG_FLAG | Cap.CONNECT_WITH_DB | Cap.NO_SCHEMA | Cap.ODBC | Cap.LOCAL_FILES
     | Cap.IGNORE_SPACE | Cap.INTERACTIVE | Cap.IGNORE_SIGPIPE | Cap.TRANSACTIONS | Cap.MULTI_STATEMENTS | Cap.MULTI_RESULTS
-    | Cap.PS_MULTI_RESULTS | Cap.SESSION_TRACK | Cap.DEPRECATE_EOF
+    | Cap.PS_MULTI_RESULTS | Cap.SESSION_TRACK | Cap.DEPRECATE_EOF | Cap.EXTENDED_METADATA
 )  # fmt: skip
-"""What a session may have when its target does. Not: compression (nothing could be read), query attributes and
-optional metadata (they change the layouts), expired passwords, several factors (the login is proxyd's)."""
+"""What a session may have when its target does. Not: compression (nothing could be read), query attributes, optional and
+cached metadata (they change the layouts), expired passwords, several factors (the login is proxyd's)."""
 
-SHAPING: Final = Cap.SESSION_TRACK | Cap.DEPRECATE_EOF | Cap.PROTOCOL_41
+SHAPING: Final = Cap.SESSION_TRACK | Cap.DEPRECATE_EOF | Cap.PROTOCOL_41 | Cap.EXTENDED_METADATA
 """What decides how packets are laid out: both sides must have agreed on the same."""
 
 
@@ -113,6 +115,11 @@ class Answer:
     attributes: bytes = b""  # as they came, with their length
 
 
+def _own(flags: Cap) -> bytes:
+    """Write MariaDB's own flags; MySQL leaves these bytes empty."""
+    return bytes(4) if Cap.LONG_PASSWORD in flags else (int(flags) >> 32).to_bytes(4, "little")
+
+
 def greeting_payload(greeting: Greeting) -> bytes:
     """Write a greeting."""
     flags = int(greeting.flags)
@@ -127,7 +134,8 @@ def greeting_payload(greeting: Greeting) -> bytes:
             greeting.status.to_bytes(2, "little"),
             (flags >> 16 & 0xFFFF).to_bytes(2, "little"),
             bytes((NONCE_BYTES + 1,)),
-            bytes(10),  # MySQL leaves them empty, MariaDB puts its own flags into the last four
+            bytes(6),
+            _own(greeting.flags),
             greeting.nonce[8:] + b"\0",
             greeting.plugin.encode("ascii") + b"\0",
         )
@@ -144,6 +152,8 @@ def read_greeting(payload: bytes) -> Greeting:
     (thread,) = uint32_at(payload, at)
     nonce = payload[at + 4 : at + 12]
     flags = uint16_at(payload, at + 13)[0] | uint16_at(payload, at + 18)[0] << 16
+    if not flags & Cap.LONG_PASSWORD:
+        flags |= uint32_at(payload, at + 27)[0] << 32
     rest = at + 31
     second = max(13, payload[at + 20] - 8)
     nonce += payload[rest : rest + second].rstrip(b"\0")
@@ -164,6 +174,8 @@ def read_flags(payload: bytes) -> Cap:
     if len(payload) < SSL_REQUEST_BYTES:
         raise WireError("a login cut short")
     flags = Cap(uint32_at(payload, 0)[0])
+    if Cap.LONG_PASSWORD not in flags:
+        flags |= Cap(uint32_at(payload, OWN_AT)[0] << 32)
     if Cap.PROTOCOL_41 not in flags:
         raise WireError("a client older than MySQL 4.1")
     return flags
@@ -197,7 +209,8 @@ def read_answer(payload: bytes) -> Answer:
 
 def ssl_request(flags: Cap, charset: int) -> bytes:
     """Write what a client says before it begins TLS; also the head of `answer_payload`."""
-    return int(flags).to_bytes(4, "little") + LONGEST.to_bytes(4, "little") + bytes((charset,)) + FILLER
+    head = (int(flags) & 0xFFFFFFFF).to_bytes(4, "little") + LONGEST.to_bytes(4, "little") + bytes((charset,))
+    return head + FILLER + _own(flags)
 
 
 def answer_payload(answer: Answer) -> bytes:

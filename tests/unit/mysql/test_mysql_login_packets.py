@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 
@@ -29,7 +30,8 @@ from proxyd.protocols.mysql.talk import missing
 from proxyd.protocols.mysql.wire import WireError
 
 NONCE = bytes(range(1, 21))
-GREETING = Greeting("10.11.6-MariaDB", 1 << 31, NONCE, PASSED | OURS, 45, 2, SHA2)
+MARIADB = (PASSED | OURS) & ~Cap.LONG_PASSWORD  # which says that this is a MySQL
+GREETING = Greeting("10.11.6-MariaDB", 1 << 30, NONCE, MARIADB, 45, 2, SHA2)
 ATTRIBUTES = b"\x11\x0c_client_name\x03abc"
 EVERY = (
     Cap.PROTOCOL_41
@@ -45,12 +47,20 @@ ANSWER = Answer(EVERY, 45, b"alice+db1", b"p" * 32, b"bench", SHA2, ATTRIBUTES)
 def test_there_and_back():
     assert read_greeting(greeting_payload(GREETING)) == GREETING
     assert read_answer(answer_payload(ANSWER)) == ANSWER
+    assert Cap.EXTENDED_METADATA in read_greeting(greeting_payload(GREETING)).flags
     assert attribute(ATTRIBUTES, b"_client_name") == "abc"
     assert attribute(ATTRIBUTES, b"_pid") == ""
     assert attribute(ATTRIBUTES[:-1], b"_client_name") == ""
     assert read_switch(switch_payload(SHA2, NONCE)) == (SHA2, NONCE)
     assert ok_of(ok_payload(3)) == (0, 3)
     assert fault_of(error_payload(1045, "28000", "no")) == (1045, "28000", b"no")
+
+
+@pytest.mark.parametrize("flags", [EVERY | Cap.EXTENDED_METADATA, EVERY | Cap.LONG_PASSWORD, EVERY])
+def test_flags_of_mariadb_are_told_where_it_is_none_of_mysql(flags):
+    assert read_answer(answer_payload(replace(ANSWER, flags=flags))).flags == flags
+    both = EVERY | Cap.LONG_PASSWORD | Cap.EXTENDED_METADATA
+    assert Cap.EXTENDED_METADATA not in read_answer(answer_payload(replace(ANSWER, flags=both))).flags
 
 
 @pytest.mark.parametrize(
