@@ -1,0 +1,1 @@
+"""RDP: the engine and what it needs."""

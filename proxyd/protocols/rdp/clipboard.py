@@ -1,0 +1,207 @@
+"""The clipboard ("cliprdr"): which formats are offered, what is asked for, text and lists of files.
+
+Rule 1: whatever a peer sends is a value or a WireError.
+Rule 2: only what is pasted crosses the wire; the names of formats say nothing of what they hold.
+Rule 3: a message that is refused is answered in its sender's place, or the side that asked waits for ever.
+
+MS-RDPECLIP 2.2.
+"""
+
+from __future__ import annotations
+
+import enum
+from struct import Struct
+from typing import Final, NamedTuple
+
+from proxyd.protocols.rdp.wire import Reader, WireError, text, u16, u32
+
+CHANNEL: Final = "cliprdr"  # MS-RDPECLIP 2.1
+_HEADER: Final = Struct("<HHI")  # CLIPRDR_HEADER, 2.2.1
+HEADER: Final = _HEADER.size
+CF_TEXT: Final = 1  # MS-RDPECLIP 1.3.1.2: the system's own formats
+CF_UNICODETEXT: Final = 13
+FILE_LIST: Final = "FileGroupDescriptorW"  # 1.3.1.2: the name under which a list of files is offered
+_SHORT_NAME: Final = 32  # 2.2.3.1.1.1: bytes of a short format name
+MAX_FORMATS: Final = 1024
+MAX_NAME: Final = 1024  # bytes; Windows allows 256 characters
+MAX_FILES: Final = 4096  # descriptors read of a list of files
+_FILE: Final = Struct("<I32xI16x8xII520s")  # CLIPRDR_FILEDESCRIPTOR, 2.2.5.2.3.1
+_SIZE_KNOWN: Final = 0x40  # FD_FILESIZE
+_DIRECTORY: Final = 0x10  # FILE_ATTRIBUTE_DIRECTORY
+_GENERAL: Final = 1  # CB_CAPSTYPE_GENERAL, 2.2.2.1.1
+_GENERAL_SIZE: Final = 12
+
+
+class ClipType(enum.IntEnum):
+    """msgType, 2.2.1."""
+
+    MONITOR_READY = 0x0001
+    FORMAT_LIST = 0x0002
+    FORMAT_LIST_RESPONSE = 0x0003
+    FORMAT_DATA_REQUEST = 0x0004
+    FORMAT_DATA_RESPONSE = 0x0005
+    TEMP_DIRECTORY = 0x0006
+    CLIP_CAPS = 0x0007
+    FILECONTENTS_REQUEST = 0x0008
+    FILECONTENTS_RESPONSE = 0x0009
+    LOCK_CLIPDATA = 0x000A
+    UNLOCK_CLIPDATA = 0x000B
+
+
+class ClipFlag(enum.IntFlag):
+    """msgFlags, 2.2.1."""
+
+    RESPONSE_OK = 0x0001
+    RESPONSE_FAIL = 0x0002
+    ASCII_NAMES = 0x0004
+
+
+class ClipCapability(enum.IntFlag):
+    """generalFlags, 2.2.2.1.1.1."""
+
+    USE_LONG_FORMAT_NAMES = 0x0002
+    STREAM_FILECLIP_ENABLED = 0x0004
+    FILECLIP_NO_FILE_PATHS = 0x0008
+    CAN_LOCK_CLIPDATA = 0x0010
+    HUGE_FILE_SUPPORT_ENABLED = 0x0020
+
+
+class Clip(NamedTuple):
+    """A clipboard message; `size` is what its header says, `body` what is here of it."""
+
+    kind: int
+    flags: int
+    size: int
+    body: bytes
+
+    @property
+    def failed(self) -> bool:
+        """Whether this answer refuses."""
+        return bool(self.flags & ClipFlag.RESPONSE_FAIL)
+
+
+class FileDescriptor(NamedTuple):
+    """CLIPRDR_FILEDESCRIPTOR, 2.2.5.2.3.1; `size` in bytes, None when it is not said."""
+
+    name: str
+    size: int | None
+    directory: bool
+
+
+class FileRequest(NamedTuple):
+    """CLIPRDR_FILECONTENTS_REQUEST, 2.2.5.3."""
+
+    stream: int
+    place: int  # lindex: of the file in the list
+    wants_size: bool
+    position: int
+    requested: int
+
+
+def parse_clip(message: bytes) -> Clip:
+    """Read a clipboard message, or its beginning; raises WireError."""
+    if len(message) < HEADER:
+        raise WireError("a clipboard message is cut short")
+    kind, flags, size = _HEADER.unpack_from(message)
+    return Clip(kind, flags, size, message[HEADER : HEADER + size])
+
+
+def build_clip(kind: ClipType, flags: int = 0, body: bytes = b"") -> bytes:
+    """Write a clipboard message."""
+    return _HEADER.pack(kind, flags, len(body)) + body
+
+
+def refusal(clip: Clip) -> bytes | None:
+    """Give the answer to a message that does not reach the other side; None when nobody waits for one."""
+    match clip.kind:
+        case ClipType.FORMAT_LIST:
+            return build_clip(ClipType.FORMAT_LIST_RESPONSE, ClipFlag.RESPONSE_OK)
+        case ClipType.FORMAT_DATA_REQUEST:
+            return build_clip(ClipType.FORMAT_DATA_RESPONSE, ClipFlag.RESPONSE_FAIL)
+        case ClipType.FILECONTENTS_REQUEST:
+            return build_clip(ClipType.FILECONTENTS_RESPONSE, ClipFlag.RESPONSE_FAIL, clip.body[:4])
+    return None
+
+
+def parse_capabilities(clip: Clip) -> ClipCapability:
+    """Read a Clipboard Capabilities PDU, 2.2.2.1; raises WireError."""
+    reader = Reader(clip.body, what="a clipboard's capabilities")
+    count = reader.u16()
+    reader.u16()  # pad
+    flags = ClipCapability(0)
+    for _ in range(count):
+        kind, size = reader.u16(), reader.u16()
+        body = reader.part(size - 4, reader.what)
+        if kind == _GENERAL:
+            body.u32()  # version
+            flags = ClipCapability(body.u32())
+    return flags
+
+
+def build_capabilities(flags: int) -> bytes:
+    """Write a Clipboard Capabilities PDU, 2.2.2.1, of version 2."""
+    body = u16(1) + u16(0) + u16(_GENERAL) + u16(_GENERAL_SIZE) + u32(2) + u32(flags)
+    return build_clip(ClipType.CLIP_CAPS, 0, body)
+
+
+def parse_format_list(clip: Clip, *, long_names: bool) -> dict[int, str]:
+    """Read a Format List PDU, 2.2.3.1: ids and their names; raises WireError.
+
+    `long_names`: both sides said USE_LONG_FORMAT_NAMES.
+    """
+    reader = Reader(clip.body, what="a list of clipboard formats")
+    ascii_names = bool(clip.flags & ClipFlag.ASCII_NAMES)
+    found: dict[int, str] = {}
+    while reader.left and len(found) < MAX_FORMATS:
+        number = reader.u32()
+        found[number] = (
+            _long_name(reader) if long_names else _short_name(reader.take(_SHORT_NAME), ascii_names)
+        )
+    return found
+
+
+def _short_name(data: bytes, ascii_names: bool) -> str:  # noqa: FBT001 - private, and named where it is called
+    return data.split(b"\0", 1)[0].decode("latin-1") if ascii_names else text(data)
+
+
+def _long_name(reader: Reader) -> str:
+    start = reader.at
+    end = reader.data.find(b"\0\0", start, start + MAX_NAME)
+    while end >= 0 and (end - start) & 1:  # a zero high byte, and the low byte of what follows
+        end = reader.data.find(b"\0\0", end + 1, start + MAX_NAME)
+    if end < 0 or end + 2 > reader.end:
+        raise WireError("a clipboard format's name does not end")
+    reader.skip(end + 2 - start)
+    return text(reader.data[start:end])
+
+
+def parse_data_request(clip: Clip) -> int:
+    """Read a Format Data Request PDU, 2.2.5.1: which format is wanted; raises WireError."""
+    return Reader(clip.body, what="a clipboard request").u32()
+
+
+def unicode_text(body: bytes) -> str:
+    """Decode CF_UNICODETEXT of a Format Data Response PDU, 2.2.5.2."""
+    return text(body)
+
+
+def parse_file_list(body: bytes) -> list[FileDescriptor]:
+    """Read a packed file list of a Format Data Response PDU, 2.2.5.2.3, at most MAX_FILES; raises WireError."""
+    reader = Reader(body, what="a list of files")
+    count = reader.u32()
+    if count * _FILE.size > reader.left:
+        raise WireError("a list of files is cut short")
+    files = reader.take(min(count, MAX_FILES) * _FILE.size)
+    return [
+        FileDescriptor(
+            text(name), high << 32 | low if flags & _SIZE_KNOWN else None, bool(attributes & _DIRECTORY)
+        )
+        for flags, attributes, high, low, name in _FILE.iter_unpack(files)
+    ]
+
+
+def parse_file_request(clip: Clip) -> FileRequest:
+    """Read a File Contents Request PDU, 2.2.5.3; raises WireError."""
+    reader = Reader(clip.body, what="a request for a file")
+    stream, index, flags, low, high, requested = (reader.u32() for _ in range(6))
+    return FileRequest(stream, index, bool(flags & 1), high << 32 | low, requested)

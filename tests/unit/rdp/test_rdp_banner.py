@@ -1,0 +1,56 @@
+import pytest
+from PIL import Image
+
+from proxyd.protocols.rdp import banner, fastpath, updates
+from proxyd.protocols.rdp.wire import Framer
+
+pytestmark = pytest.mark.mission("M3")
+
+
+def painted(frames, width, height):
+    """What a client shows that knows nothing but raw bitmaps."""
+    screen = Image.new("RGB", (width, height))
+    for frame in frames:
+        (update,) = fastpath.parse_output(frame)
+        assert update.code == fastpath.UpdateCode.BITMAP
+        for bitmap in updates.parse_bitmaps(update.data):
+            assert not bitmap.compressed
+            assert bitmap.width % 4 == 0
+            assert len(bitmap.data) == bitmap.width * bitmap.height * 4
+            assert (bitmap.right - bitmap.left + 1, bitmap.bottom - bitmap.top + 1) == (
+                bitmap.width,
+                bitmap.height,
+            )
+            piece = Image.frombytes("RGB", (bitmap.width, bitmap.height), bitmap.data, "raw", "BGRX")
+            screen.paste(piece.transpose(Image.Transpose.FLIP_TOP_BOTTOM), (bitmap.left, bitmap.top))
+    return screen
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (640, 480), (200, 200), (101, 77), (8, 8), (4096, 2160)])
+@pytest.mark.parametrize(
+    "text", ["Session interaction revoked", "You have been disconnected " * 10, "", "ünïcode €\n\x1b[1m"]
+)
+def test_notice_lies_on_the_screen(size, text):
+    notice = banner.draw(text, *size)
+    assert notice.left >= 0
+    assert notice.left + notice.width <= max(size[0], 4)
+    assert notice.top + notice.height <= size[1]
+    assert Framer().feed(b"".join(notice.frames)) == list(notice.frames)
+    assert max(map(len, notice.frames)) <= 0x3FFF
+    screen = painted(notice.frames, *size)
+    assert screen.getpixel((notice.left, notice.top)) == (160, 0, 0)
+
+
+def test_text_is_drawn():
+    notice = banner.draw("Session interaction revoked", 1280, 800)
+    screen = painted(notice.frames, 1280, 800)
+    colours = {colour: count for count, colour in screen.getcolors(1 << 20)}
+    assert colours[255, 255, 255] > 200
+    assert screen.getpixel((notice.left, notice.top - 1)) == (0, 0, 0)
+
+
+def test_picture_comes_back_as_it_was():
+    picture = Image.effect_noise((400, 160), 80).convert("RGB")
+    assert (
+        painted(banner.show(picture, 8, 16), 408, 176).crop((8, 16, 408, 176)).tobytes() == picture.tobytes()
+    )
