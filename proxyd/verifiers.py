@@ -1,7 +1,8 @@
-"""What a server keeps of a password so that database clients can prove they know it, each in the form its protocol asks.
+"""What a server keeps of a password so that clients can prove they know it, each in the form its protocol asks.
 
-Rule 1: each is what the database's own server would store, so a hash of an existing account may be copied as well.
-Rule 2: none is the password, yet all can be guessed from: SCRAM slowly, MariaDB's and MySQL's as fast as one can hash.
+Rule 1: each is what the protocol's own server would store, so a hash of an existing account may be copied as well.
+Rule 2: none is the password, yet all can be guessed from: SCRAM slowly, MariaDB's, MySQL's and NT's as fast as one can
+        hash.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from typing import Final, NamedTuple
 from nacl.bindings import crypto_scalarmult_ed25519_base
 from scramp.utils import ScramException, saslprep  # type: ignore[import-untyped]
 
+from proxyd.md4 import md4
+
 SCRAM_ITERATIONS: Final = 4096  # RFC 7677 4, and PostgreSQL's own; every login costs the client as many
 SCRAM_SALT_BYTES: Final = 16  # PostgreSQL's SCRAM_DEFAULT_SALT_LEN
+NT_MARK: Final = "$NT$"  # what the modular crypt format calls it
 
 
 class ScramKeys(NamedTuple):
@@ -59,6 +63,21 @@ def mariadb_ed25519(password: str) -> str:
     """Give the public key of MariaDB's ed25519 plugin: SHA512 of the password is what RFC 8032 has of the seed."""
     scalar = hashlib.sha512(password.encode(errors="surrogateescape")).digest()[:32]
     return _base64(crypto_scalarmult_ed25519_base(scalar)).rstrip("=")  # clamps the scalar itself
+
+
+def nt_key(password: str) -> bytes:
+    """Give what NTLM computes with in place of the password, 16 bytes: NTOWFv1 (MS-NLMP 3.3.1)."""
+    return md4(password.encode("utf-16-le", "surrogatepass"))
+
+
+def nt_hash(password: str) -> str:
+    """Give the NT hash, as Windows' SAM and Samba hold it: "$NT$" and 32 digits of hex (MS-NLMP 3.3.1)."""
+    return f"{NT_MARK}{nt_key(password).hex()}"
+
+
+def nt_key_of(verifier: str) -> bytes:
+    """Read back what `nt_hash` gave; raises ValueError."""
+    return bytes.fromhex(verifier.removeprefix(NT_MARK))
 
 
 def _base64(data: bytes) -> str:

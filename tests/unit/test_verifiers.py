@@ -43,6 +43,15 @@ def test_mariadb_ed25519_is_what_its_manual_shows() -> None:
     assert verifiers.mariadb_ed25519("secret") == "ZIgUREUg5PVgQ6LskhXmO+eZLS0nC8be6HPjYWR4YJY"
 
 
+def test_nt_hash_is_that_of_the_specification() -> None:
+    assert verifiers.nt_hash("Password") == "$NT$a4f49c406510bdcab6824ee7c30fd852"  # MS-NLMP 4.2.2.1.2
+    assert verifiers.nt_key_of("$NT$a4f49c406510bdcab6824ee7c30fd852") == verifiers.nt_key("Password")
+
+
+def test_nt_hash_takes_what_any_terminal_gives() -> None:
+    assert verifiers.nt_hash("\udcff") != verifiers.nt_hash("\udcfe") != verifiers.nt_hash("密码")
+
+
 def test_the_printed_lines_are_a_users_configuration(tmp_path) -> None:
     words = ["users", "hash-password", "--databases", "--stdin"]
     done = CliRunner().invoke(cli.proxyctl, words, input="s3cret\n", prog_name="proxyctl")

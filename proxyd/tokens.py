@@ -1,0 +1,99 @@
+"""Session tokens: random passwords of a few minutes, each for one user and one target, given in place of a password.
+
+Rule 1: they are kept in memory, as NT hashes: a restart ends them, and no file, log or repr holds one.
+Rule 2: a token opens sessions until it expires. Once used it is good for the reconnects of that session: while the
+        session lives, and `reconnect` seconds behind its end. Never for another user or target.
+Rule 3: whoever was dropped does not come back by the same token: `revoke`.
+Rule 4: a user has at most MAX_PER_USER; the oldest goes.
+Rule 5: no clock: `now` is in seconds, of whatever clock, always the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from proxyd.verifiers import nt_key
+
+LIFETIME: Final = 300.0  # seconds to open the file one was given
+RECONNECT: Final = (
+    600.0  # seconds: what mstsc and FreeRDP spend on trying again, and a walk to the next access point
+)
+TOKEN_BYTES: Final = 15  # 120 bits, 24 characters of base32
+MAX_PER_USER: Final = 32  # each is tried at a login: 10 us
+
+
+class Issued(NamedTuple):
+    """A token's text, which is given out once, and when it expires."""
+
+    text: str
+    expires: float
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(expires={self.expires})"
+
+
+@dataclass(slots=True, repr=False, eq=False)
+class Token:
+    """What is kept of one."""
+
+    user: str
+    target: str
+    nt_key: bytes
+    expires: float
+    sessions: int = 0  # that live now
+
+    def good(self, now: float) -> bool:
+        """Tell whether it opens a session."""
+        return self.sessions > 0 or now < self.expires
+
+
+class Tokens:
+    """All tokens of a daemon; `lifetime` and `reconnect` in seconds."""
+
+    def __init__(self, lifetime: float = LIFETIME, reconnect: float = RECONNECT) -> None:
+        self._lifetime = lifetime
+        self._reconnect = reconnect
+        self._of: dict[str, list[Token]] = {}
+
+    def issue(self, user: str, target: str, now: float) -> Issued:
+        """Make a token."""
+        self._forget(now)
+        text = base64.b32encode(secrets.token_bytes(TOKEN_BYTES)).decode().lower()
+        expires = now + self._lifetime
+        mine = self._of.setdefault(user, [])
+        mine.append(Token(user, target, nt_key(text), expires))
+        del mine[:-MAX_PER_USER]
+        return Issued(text, expires)
+
+    def nt_keys(self, user: str, now: float) -> tuple[bytes, ...]:
+        """Give the NT hashes a user may log in with now."""
+        return tuple(token.nt_key for token in self._of.get(user, ()) if token.good(now))
+
+    def find(self, user: str, key: bytes, now: float) -> Token | None:
+        """Find the user's token by its NT hash; None: there is none that is good now."""
+        for token in self._of.get(user, ()):
+            if secrets.compare_digest(token.nt_key, key) and token.good(now):
+                return token
+        return None
+
+    def began(self, token: Token) -> None:
+        """Note that a session was opened by it."""
+        token.sessions += 1
+
+    def ended(self, token: Token, now: float) -> None:
+        """Note that the session is over; the time to reconnect begins."""
+        token.sessions -= 1
+        token.expires = now + self._reconnect
+
+    def revoke(self, token: Token) -> None:
+        """End it at once, whatever sessions it opened (rule 3)."""
+        mine = self._of.get(token.user, [])
+        if token in mine:
+            mine.remove(token)
+
+    def _forget(self, now: float) -> None:
+        good = {user: [token for token in mine if token.good(now)] for user, mine in self._of.items()}
+        self._of = {user: mine for user, mine in good.items() if mine}
