@@ -1,0 +1,67 @@
+"""The desktop as the target painted it so far.
+
+Rule 1: nothing is painted outside of it, whatever a rectangle says.
+Rule 2: it is as large as bitmap.check_size allows at most; a picture is a copy, later painting does not change it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from proxyd.index.rdp.bitmap import PIXEL, check_size
+
+RGB: Final = 3  # bytes of a pixel that is given out
+
+
+class Picture(NamedTuple):
+    """What the screen showed: red, green and blue of each pixel, the top row first."""
+
+    width: int
+    height: int
+    rgb: bytes
+
+
+class Area(NamedTuple):
+    """A rectangle of the desktop in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+class Canvas:
+    """Pixels of a desktop, black before anything is painted."""
+
+    __slots__ = ("_pixels", "height", "width")
+
+    def __init__(self, width: int, height: int) -> None:
+        """Make one of this size; raises WireError."""
+        check_size(width, height)
+        self.width = width
+        self.height = height
+        self._pixels = bytearray(width * height * PIXEL)
+
+    def paint(self, area: Area, pixels: bytes | bytearray, width: int) -> Area | None:
+        """Paint `pixels` (rows of `width`) where `area` is; gives what of it the desktop has, None for nothing."""
+        columns = min(area.width, width, self.width - area.left)
+        rows = min(area.height, len(pixels) // (width * PIXEL), self.height - area.top)
+        if columns <= 0 or rows <= 0 or area.left < 0 or area.top < 0:
+            return None
+        stride, row = self.width * PIXEL, width * PIXEL
+        at = area.top * stride + area.left * PIXEL
+        size = columns * PIXEL
+        if columns == width == self.width:
+            self._pixels[at : at + rows * row] = memoryview(pixels)[: rows * row]
+        else:
+            for start in range(0, rows * row, row):
+                self._pixels[at : at + size] = pixels[start : start + size]
+                at += stride
+        return Area(area.left, area.top, columns, rows)
+
+    def picture(self) -> Picture:
+        """Give what it shows now."""
+        rgb = bytearray(self.width * self.height * RGB)
+        for place in range(RGB):
+            rgb[place::RGB] = self._pixels[RGB - 1 - place :: PIXEL]
+        return Picture(self.width, self.height, bytes(rgb))

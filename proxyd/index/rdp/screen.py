@@ -1,0 +1,136 @@
+"""From a session's records to what its screen showed.
+
+Rule 1: records go in once each, in order, from the first: compression and fragments build on what came before.
+Rule 2: nothing a target sends raises: what cannot be read is counted in `faults` and left unpainted.
+Rule 3: one update paints at most twice the desktop: a few bytes of runs are no way to keep the reader busy for minutes.
+Rule 4: memory is the desktop, one update in fragments, a history of 64 KiB and the pointers a cache may have.
+
+MS-RDPBCGR 2.2.9.1.1.3 (slow-path updates), 2.2.9.1.2 (fast-path), 2.2.1.13.1 (Demand Active: a desktop, or a new size).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from proxyd.errors import FormatError
+from proxyd.index.rdp import bitmap, frames
+from proxyd.index.rdp.canvas import Area, Canvas, Picture
+from proxyd.index.rdp.frames import Bitmaps
+from proxyd.index.rdp.pointer import Pointer
+from proxyd.protocols.rdp.capabilities import Desktop
+from proxyd.protocols.rdp.events import Mouse
+from proxyd.protocols.rdp.updates import Bitmap, PointerUpdate
+from proxyd.protocols.rdp.wire import WireError
+from proxyd.recorder.record import Kind, Record
+
+_DESKTOPS_PER_UPDATE: Final = (
+    2  # servers repaint the screen once at most; tiles at its edges are larger than it
+)
+_TILE_BEYOND: Final = 64  # pixels a tile may be wider or higher than the desktop: servers pad to 4, 16 or 64
+
+
+class Screen:
+    """The screen of one session as far as its records were fed."""
+
+    def __init__(self) -> None:
+        self.pointer = Pointer()
+        self._canvas: Canvas | None = None
+        self._inputs, self._outputs = frames.Inputs(), frames.Outputs()
+        self._faults = 0
+
+    @property
+    def faults(self) -> int:
+        """How many frames and rectangles could not be read."""
+        return self._faults + self._inputs.faults + self._outputs.faults
+
+    def feed(self, record: Record) -> list[Area]:
+        """Take the next record; gives what it painted, all of the desktop when its size changed."""
+        if frames.is_session(record):
+            self._inputs.io = self._outputs.io = record.body["io"]
+            return self._resize(record.body["width"], record.body["height"])
+        if record.kind is Kind.PDU:
+            return self._show(record.body)
+        if record.kind is Kind.INPUT_PDU:
+            self._follow(record.body)
+        return []
+
+    def picture(self) -> Picture | None:
+        """Give what it shows now, without the pointer; None before there is a desktop."""
+        return self._canvas.picture() if self._canvas else None
+
+    def _show(self, body: bytes) -> list[Area]:
+        painted: list[Area] = []
+        for event in self._outputs.feed(body):
+            match event:
+                case Desktop(width=width, height=height):
+                    painted += self._resize(width, height)
+                case Bitmaps(tiles):
+                    painted += self._paint(tiles)
+                case _:
+                    self._point(event)
+        return painted
+
+    def _follow(self, body: bytes) -> None:
+        """Follow the mouse: while the user moves it the target says nothing of it."""
+        for event in self._inputs.feed(body):
+            if isinstance(event, Mouse):
+                self.pointer.move(event.x, event.y)
+
+    def _point(self, update: PointerUpdate) -> None:
+        try:
+            self.pointer.take(update)
+        except WireError:
+            self._faults += 1
+
+    def _resize(self, width: int, height: int) -> list[Area]:
+        if self._canvas and (self._canvas.width, self._canvas.height) == (width, height):
+            return []  # activated again as it was: clients leave the picture as it is
+        try:
+            self._canvas = Canvas(width, height)
+        except WireError:
+            self._faults += 1
+            return []
+        return [Area(0, 0, width, height)]
+
+    def _paint(self, tiles: Iterable[Bitmap]) -> list[Area]:
+        canvas = self._canvas
+        if canvas is None:
+            self._faults += 1
+            return []
+        left = canvas.width * canvas.height * _DESKTOPS_PER_UPDATE
+        painted: list[Area] = []
+        for tile in tiles:
+            left -= tile.width * tile.height
+            if left < 0:
+                self._faults += 1
+                break
+            try:
+                area = _paint(canvas, tile)
+            except WireError:
+                self._faults += 1
+                continue
+            if area:
+                painted.append(area)
+        return painted
+
+
+def _paint(canvas: Canvas, tile: Bitmap) -> Area | None:
+    if tile.width > canvas.width + _TILE_BEYOND or tile.height > canvas.height + _TILE_BEYOND:
+        raise WireError("a bitmap is larger than the desktop")
+    pixels = bitmap.pixels(tile.width, tile.height, tile.depth, tile.data, compressed=tile.compressed)
+    area = Area(tile.left, tile.top, tile.right - tile.left + 1, tile.bottom - tile.top + 1)
+    return canvas.paint(area, pixels, tile.width)
+
+
+def screen(records: Iterable[Record], at_us: int) -> Picture:
+    """Draw the screen as it was `at_us` microseconds into the session; raises FormatError when there was none yet."""
+    shown = Screen()
+    for record in records:
+        if record.at_us > at_us:
+            break
+        shown.feed(record)
+    picture = shown.picture()
+    if picture is None:
+        raise FormatError("the recording shows no screen up to then")
+    return picture
