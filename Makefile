@@ -10,10 +10,12 @@ SHELL := bash
 VENV := .venv
 PY := $(VENV)/bin/python
 WORKERS ?= 2
-# Real SSH clients and servers, what the fault tests inject with, what checks the units; real databases.
+# Real SSH clients and servers, what the fault tests inject with, what checks the units; real databases; real desktops.
 DEBS := openssh-server openssh-client putty-tools dropbear-bin rsync git strace tmux xauth systemd sshpass \
         postgresql postgresql-client mariadb-server mariadb-client \
-        libpostgresql-jdbc-java libmariadb-java default-jdk-headless
+        libpostgresql-jdbc-java libmariadb-java default-jdk-headless \
+        xrdp xorgxrdp freerdp2-x11 freerdp2-shadow-x11 winpr-utils rdesktop xvfb xdotool xclip x11-apps x11-xserver-utils xterm \
+        pulseaudio pulseaudio-utils
 
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never

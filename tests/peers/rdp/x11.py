@@ -1,0 +1,201 @@
+"""X displays: what they show, as pixels, and the keyboard and pointer of whoever sits before them.
+
+xdotool acts through the XTEST extension, so a client program sees the same events as from real devices. What it types
+is ASCII: other characters would need key codes it invents, which no RDP client knows (MS-RDPBCGR 2.2.8.1.1.3.1.1.1).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import struct
+import subprocess
+from operator import ne
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from tests.peers.process import Process, eventually
+
+PROGRAMS = ("Xvfb", "xdotool", "xwd", "xsetroot", "xterm")
+INSTALLED = all(map(shutil.which, PROGRAMS))
+SIZE = (1024, 768)
+START_S = 30.0
+ACT_S = 30.0  # the longest one xdotool or xwd may take on a busy machine
+KEY_MS = 12  # between two keys: faster than a person, slow enough for clients that poll
+XWD_HEADER = struct.Struct(">25I")  # XWDFileHeader, X11/XWDFile.h
+XWD_COLOUR_BYTES = 12
+Z_PIXMAP = 2
+BGRX_BYTES = 4  # a pixel of a 24-bit display, least significant byte first
+DARK, LIGHT = "#204060", "white"
+TITLE = "target"  # of the terminal every server shows
+TERMINAL = ("-title", TITLE, "-geometry", "100x40+20+20", "-fn", "fixed", "-bg", LIGHT, "-fg", "black", "+bc")
+IN_TERMINAL = (300, 300)  # a place inside that terminal
+
+
+class Picture(NamedTuple):
+    """What a screen shows: three bytes a pixel (red, green, blue), rows from the top, nothing between them."""
+
+    width: int
+    height: int
+    rgb: bytes
+
+    @property
+    def colours(self) -> int:
+        """How many different colours are in it."""
+        return len(set(zip(self.rgb[0::3], self.rgb[1::3], self.rgb[2::3], strict=True)))
+
+    def differing(self, other: Picture) -> int:
+        """Count the pixels that differ; AssertionError when the sizes do."""
+        assert self[:2] == other[:2], f"{self[:2]} is not the size of {other[:2]}"
+        if self.rgb == other.rgb:
+            return 0
+        planes = (map(ne, self.rgb[at::3], other.rgb[at::3]) for at in range(3))
+        return sum(map(any, zip(*planes, strict=True)))
+
+    def save(self, path: Path) -> None:
+        """Write it as a portable pixmap, for a person to look at."""
+        path.write_bytes(b"P6 %d %d 255\n" % (self.width, self.height) + self.rgb)
+
+
+def _picture(dump: bytes) -> Picture:
+    head = XWD_HEADER.unpack_from(dump)
+    size, form, width, height, bits, stride, colours = (head[at] for at in (0, 2, 4, 5, 11, 12, 19))
+    assert (form, bits) == (Z_PIXMAP, BGRX_BYTES * 8), f"not a 24-bit display: {head}"
+    assert stride == width * BGRX_BYTES, f"rows with padding: {head}"
+    pixels = dump[size + colours * XWD_COLOUR_BYTES :]
+    assert len(pixels) == stride * height, f"{len(pixels)} bytes of pixels for {width}x{height}"
+    rgb = bytearray(3 * width * height)
+    for at in range(3):
+        rgb[at::3] = pixels[2 - at :: BGRX_BYTES]
+    return Picture(width, height, bytes(rgb))
+
+
+class Screen:
+    """A display that runs: look at it, press its keys, move its pointer."""
+
+    def __init__(self, number: int, authority: Path | None = None) -> None:
+        self.number = number
+        self._authority = authority
+
+    @property
+    def display(self) -> str:
+        """The display's name, as $DISPLAY has it."""
+        return f":{self.number}"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What a program needs in its environment to show something here."""
+        access = {"XAUTHORITY": str(self._authority)} if self._authority is not None else {}
+        return {"DISPLAY": self.display, **access}
+
+    def _run(self, *argv: str) -> bytes:
+        done = subprocess.run(
+            argv, env={**os.environ, **self.env}, capture_output=True, timeout=ACT_S, check=False
+        )
+        assert done.returncode == 0, f"{argv}: {done.stderr.decode(errors='replace')}"
+        return done.stdout
+
+    def picture(self) -> Picture:
+        """Give what the display shows now, without the pointer."""
+        return _picture(self._run("xwd", "-root", "-silent"))
+
+    def colour(self, name: str) -> None:
+        """Paint the root window, which also gives a display without a window manager something to show."""
+        self._run("xsetroot", "-solid", name)
+
+    def move(self, x: int, y: int) -> None:
+        """Move the pointer."""
+        self._run("xdotool", "mousemove", str(x), str(y))
+
+    def click(self, x: int, y: int, button: int = 1) -> None:
+        """Move the pointer there and click; without a window manager keys then go to the window below it."""
+        self._run("xdotool", "mousemove", str(x), str(y), "click", str(button))
+
+    def type(self, text: str) -> None:
+        """Type printable ASCII as a person would, key by key."""
+        assert text.isascii(), text
+        assert text.isprintable(), text
+        self._run("xdotool", "type", "--delay", str(KEY_MS), "--", text)
+
+    def key(self, *names: str) -> None:
+        """Press keys one after the other by their X names, as `Return`, `ctrl+c`."""
+        self._run("xdotool", "key", "--delay", str(KEY_MS), "--", *names)
+
+    def hold(self, name: str) -> None:
+        """Press a key and leave it down."""
+        self._run("xdotool", "keydown", name)
+
+    def release(self, name: str) -> None:
+        """Let a held key go."""
+        self._run("xdotool", "keyup", name)
+
+    def enter(self, line: str) -> None:
+        """Type a line and Return."""
+        self.type(line)
+        self.key("Return")
+
+    def windows(self, name: str) -> list[str]:
+        """Give the ids of the visible windows whose title matches a regular expression."""
+        argv = ["xdotool", "search", "--onlyvisible", "--name", name]  # exits with 1 when there is none
+        done = subprocess.run(
+            argv, env={**os.environ, **self.env}, capture_output=True, text=True, timeout=ACT_S, check=False
+        )
+        return done.stdout.split()
+
+
+class Xvfb(Screen):
+    """A display of our own in memory: `with Xvfb(directory, (1024, 768)) as screen`; it picks a free number itself."""
+
+    def __init__(self, directory: Path, size: tuple[int, int] = SIZE) -> None:
+        super().__init__(-1)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.size = size
+        self.process: Process | None = None
+
+    def __enter__(self) -> Self:
+        told = self.directory / "display"
+        width, height = self.size
+        argv = ["Xvfb", "-displayfd", "1", "-screen", "0", f"{width}x{height}x24", "-nolisten", "tcp",
+                "-noreset"]  # fmt: skip
+        with told.open("wb") as number:
+            process = Process(argv, log=self.directory / "xvfb.log", stdout=number)
+        self.process = process
+        try:
+            ready = lambda: not process.running or re.fullmatch(r"\d+\n", told.read_text())  # noqa: E731
+            eventually("Xvfb names its display", ready, within_s=START_S)
+            assert process.running, process.text()
+        except BaseException:
+            process.stop()
+            raise
+        self.number = int(told.read_text())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process is not None:
+            self.process.stop()
+
+
+def same(one: Screen, other: Screen, *, within_s: float = ACT_S) -> Picture:
+    """Wait until both show the same pixels; gives them, and a failure says how many differ."""
+    last = ["nothing seen"]
+
+    def alike() -> Picture | None:
+        left, right = one.picture(), other.picture()
+        if left == right:
+            return left
+        last[0] = f"{left[:2]} and {right[:2]}"
+        if left[:2] == right[:2]:
+            last[0] = f"{left.differing(right)} pixels of {left.width}x{left.height} differ"
+        return None
+
+    try:
+        seen = eventually("two screens show the same", alike, within_s=within_s)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {last[0]}") from None
+    assert seen is not None
+    return seen
