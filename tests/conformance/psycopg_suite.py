@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import functools
 import os
-import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -98,10 +97,11 @@ def read(file: Path) -> dict[str, Result]:
         return {}
     found = {}
     for case in ET.parse(file).getroot().iter("testcase"):
-        module = case.get("file", "")
-        classes = (
-            case.get("classname", "").removeprefix(re.sub(r"\.py$", "", module).replace("/", ".")).strip(".")
-        )
+        parts = case.get("classname", "").split(
+            "."
+        )  # `file` is where an inherited test was written, not where it runs
+        at = next((place for place, part in enumerate(parts) if part[:1].isupper()), len(parts))
+        module, classes = "/".join(parts[:at]) + ".py", "::".join(parts[at:])
         name = "::".join(filter(None, (module, classes, case.get("name", ""))))
         worst = Result(Verdict.PASSED)
         for part in case:
