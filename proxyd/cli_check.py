@@ -18,12 +18,12 @@ from typing import Literal, NamedTuple
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 
-from proxyd.config import Config, DatabaseListen, Target
+from proxyd.config import Config, DatabaseListen, Target, TlsListen
 from proxyd.database_tls import front_context, target_tls
 from proxyd.errors import ProxydError
 from proxyd.recorder.keys import load_signer
 
-PROTOCOLS = ("ssh", "postgres", "mysql")
+PROTOCOLS = ("ssh", "postgres", "mysql", "rdp")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})  # nobody listens in on these
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -54,7 +54,7 @@ def _listeners(config: Config) -> Iterator[Finding]:
         keys += [("listen.ssh.host_keys", path) for path in ssh.host_keys]
         if ssh.host_ca is not None:
             keys.append(("listen.ssh.host_ca", ssh.host_ca))
-    for name in ("postgres", "mysql"):
+    for name in ("postgres", "mysql", "rdp"):
         if front := fronts[name]:
             keys.append((f"listen.{name}.key", front.key))
             yield from _front_tls(f"listen.{name}", front)
@@ -62,8 +62,9 @@ def _listeners(config: Config) -> Iterator[Finding]:
         yield from _private_key(where, path)
 
 
-def _front_tls(where: str, front: DatabaseListen) -> Iterator[Finding]:
-    for path in filter(None, (front.certificate, front.client_ca)):
+def _front_tls(where: str, front: TlsListen) -> Iterator[Finding]:
+    database = front if isinstance(front, DatabaseListen) else None
+    for path in filter(None, (front.certificate, database.client_ca if database else None)):
         if problem := _unreadable(path):
             yield Finding("error", where, problem)
             return
@@ -71,7 +72,7 @@ def _front_tls(where: str, front: DatabaseListen) -> Iterator[Finding]:
         front_context(front)
     except ProxydError as error:
         yield Finding("error", where, str(error))
-    if front.tls == "prefer":
+    if database is not None and database.tls == "prefer":
         text = "is prefer: a client that asks for no TLS sends its statements in the clear"
         yield Finding("warning", f"{where}.tls", text)
 
@@ -124,7 +125,8 @@ def _users(config: Config) -> Iterator[Finding]:
     for name, user in config.users.items():
         where = f"users.{name}"
         authorities = config.listen.ssh.user_ca if config.listen.ssh else []
-        proofs = (user.password, user.keys, user.scram, user.mysql_native, user.mariadb_ed25519, authorities)
+        databases = (user.scram, user.mysql_native, user.mariadb_ed25519)
+        proofs = (user.password, user.keys, *databases, user.nt_hash, authorities)
         if not any(proofs):
             yield Finding("warning", where, "has neither a password nor a key: can't log in")
         if user.totp:

@@ -35,6 +35,7 @@ from proxyd.config_values import (
     MaxStartups,
     MysqlNative,
     Network,
+    NtHash,
     OperatorRole,
     PasswordHash,
     Penalty,
@@ -75,10 +76,12 @@ __all__ = [
     "Operator",
     "Penalties",
     "PostgresListen",
+    "RdpListen",
     "Recording",
     "Rule",
     "SshListen",
     "Target",
+    "TlsListen",
     "User",
     "Window",
     "is_glob",
@@ -117,15 +120,20 @@ class SshListen(_Section, frozen=True, kw_only=True):
     chacha: bool = False  # costs twice AES-GCM here, and OpenSSH picks it whenever offered
 
 
-class DatabaseListen(_Section, frozen=True, kw_only=True):
-    """A database front. `certificate`, `key`: its TLS, PEM. `target`: where all who come here go; else users name one."""
+class TlsListen(_Section, frozen=True, kw_only=True):
+    """A front with TLS: `certificate`, `key`, PEM. `target`: where all who come here go; else users name one."""
 
     address: Address
     certificate: Existing
     key: Existing
+    target: str = ""
+
+
+class DatabaseListen(TlsListen, frozen=True, kw_only=True):
+    """A database front."""
+
     client_ca: Existing | None = None  # a certificate of it logs in the user that its common name names
     tls: Literal["require", "prefer"] = "require"
-    target: str = ""
 
 
 class PostgresListen(DatabaseListen, frozen=True, kw_only=True):
@@ -141,6 +149,17 @@ class MysqlListen(DatabaseListen, frozen=True, kw_only=True):
     version: str = ""
 
 
+class RdpListen(TlsListen, frozen=True, kw_only=True):
+    """The RDP front. `nla`: users with an `nt_hash` prove their password before anything else is said (CredSSP).
+
+    `deferred`: clients without it send the password inside TLS, where every kind of user can be checked.
+    """
+
+    address: Address = "127.0.0.1:3389"
+    nla: bool = True
+    deferred: bool = True
+
+
 class MetricsListen(_Section, frozen=True, kw_only=True):
     """Where Prometheus scrapes."""
 
@@ -153,6 +172,7 @@ class Listen(_Section, frozen=True, kw_only=True):
     ssh: SshListen | None = None
     postgres: PostgresListen | None = None
     mysql: MysqlListen | None = None
+    rdp: RdpListen | None = None
     metrics: MetricsListen | None = None
 
 
@@ -223,6 +243,7 @@ class User(_Section, frozen=True, kw_only=True):
     scram: ScramVerifier | None = None
     mysql_native: MysqlNative | None = None
     mariadb_ed25519: MariadbEd25519 | None = None
+    nt_hash: NtHash | None = None
     totp: Reference | None = None
     roles: list[Text] = []
     factors: list[Chain] = []
@@ -236,12 +257,13 @@ class User(_Section, frozen=True, kw_only=True):
 
 
 class Account(_Section, frozen=True, kw_only=True):
-    """A login on a target; every value is a vault reference."""
+    """A login on a target; its secrets are vault references."""
 
     password: Reference | None = None
     key: Reference | None = None
     certificate: Reference | None = None
     passphrase: Reference | None = None
+    domain: str = ""  # of a Windows account
 
 
 class Target(_Section, frozen=True, kw_only=True):
@@ -249,7 +271,7 @@ class Target(_Section, frozen=True, kw_only=True):
 
     name: Annotated[str, DERIVED] = ""
     address: Address
-    protocol: Literal["ssh", "postgres", "mysql"] = "ssh"
+    protocol: Literal["ssh", "postgres", "mysql", "rdp"] = "ssh"
     description: str = ""
     host_keys: list[KeyLine] = []
     known_hosts: Existing | None = None
@@ -258,7 +280,7 @@ class Target(_Section, frozen=True, kw_only=True):
     disk_full: Literal["drop", "hold"] = "drop"
     file_bodies: bool = False
     tls: Literal["verify-full", "verify-ca", "require", "off"] = (
-        "verify-full"  # databases; as libpq's sslmode
+        "verify-full"  # databases and RDP; as libpq's sslmode
     )
     tls_ca: Existing | None = None  # default: the system's
     statements: Literal["full", "literals-masked", "fingerprint", "off"] = "full"
@@ -384,17 +406,21 @@ def _check_consistency(config: Config, reader: Reader) -> None:
     for name, target in config.targets.items():
         for login, account in target.accounts.items():
             _check_account(account, ("targets", name, "accounts", login), reader)
+        if target.protocol == "rdp" and target.tls == "off":
+            reader.fail(("targets", name, "tls"), "is off, and RDP is never used without TLS")
     for place, operator in enumerate(config.control.operators):
         here = ("control", "operators", place)
         if operator.uid is None and operator.gid is None:
             reader.fail(here, "needs a uid or a gid")
         if operator.user and operator.user not in config.users:
             reader.fail((*here, "user"), _unknown("user", operator.user, config.users))
-    for kind in ("postgres", "mysql"):
+    for kind in ("postgres", "mysql", "rdp"):
         front = getattr(config.listen, kind)
         spoken = [name for name, target in config.targets.items() if target.protocol == kind]
         if front is not None and front.target and front.target not in spoken:
             reader.fail(("listen", kind, "target"), _unknown(f"{kind} target", front.target, spoken))
+    if config.listen.rdp is not None and not (config.listen.rdp.nla or config.listen.rdp.deferred):
+        reader.fail(("listen", "rdp", "deferred"), "nla or deferred must be true: nobody could log in")
     for place, rule in enumerate(config.rules):
         if not rule.pattern and not rule.kinds:
             reader.fail(("rules", place), "needs a pattern or kinds")

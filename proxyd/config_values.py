@@ -198,6 +198,12 @@ def _ed25519(value: str, _: Path) -> str:
     return value
 
 
+def _nt_hash(value: str, _: Path) -> str:
+    if not re.fullmatch(r"\$NT\$[0-9a-f]{32}", value):
+        raise ValueError('expected an NT hash; make one with "proxyctl users hash-password --databases"')
+    return value
+
+
 def _regex(value: str, _: Path) -> str:
     try:
         re.compile(value)
@@ -247,6 +253,7 @@ StatementKind = Annotated[str, Check(one_of(STATEMENT_KINDS))]
 ScramVerifier = Annotated[str, Check(_scram)]
 MysqlNative = Annotated[str, Check(_mysql_native)]
 MariadbEd25519 = Annotated[str, Check(_ed25519)]
+NtHash = Annotated[str, Check(_nt_hash)]
 Recipient = Annotated[str, Check(_recipient)]
 TimeZone = Annotated[str, Check(_zone)]
 Chain = Annotated[str, Check(_chain)]

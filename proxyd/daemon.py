@@ -25,7 +25,7 @@ import trio
 from proxyd import __version__, config, host, log, metrics
 from proxyd.access import Access
 from proxyd.admission import Admission
-from proxyd.config import Config, MysqlListen, PostgresListen
+from proxyd.config import Config, MysqlListen, PostgresListen, RdpListen
 from proxyd.control.server import ControlServer
 from proxyd.database_tls import front_context
 from proxyd.engine import Caller, Converse, Core, Engine, MakeEngine
@@ -188,6 +188,8 @@ class Daemon:
             names["postgres"] = await self._open_postgres(settings.listen.postgres)
         if settings.listen.mysql is not None:
             names["mysql"] = await self._open_mysql(settings.listen.mysql)
+        if settings.listen.rdp is not None:
+            names["rdp"] = await self._open_rdp(settings.listen.rdp)
         if settings.listen.metrics is not None:
             names["metrics"] = await nursery.start(metrics.serve, settings.listen.metrics.address)
         names["control"] = str(
@@ -220,6 +222,16 @@ class Daemon:
             "mysql",
             listen.address,
             lambda caller, _: MysqlEngine(self.core, listen, tls, caller, greetings),
+        )
+
+    async def _open_rdp(self, listen: RdpListen) -> str:
+        from proxyd.protocols.rdp.engine import RdpEngine  # noqa: PLC0415 - only where it is used
+        from proxyd.protocols.rdp.front import front_key  # noqa: PLC0415
+
+        tls = await trio.to_thread.run_sync(front_context, listen)
+        key = await trio.to_thread.run_sync(front_key, listen)
+        return self._listen(
+            "rdp", listen.address, lambda caller, _: RdpEngine(self.core, listen, tls, key, caller)
         )
 
     async def _until_stopped(self, arriving: AsyncIterator[int]) -> None:

@@ -1,4 +1,4 @@
-"""TLS of the database protocols: what the fronts show, and how a target's certificate is checked.
+"""TLS of the database protocols and RDP: what the fronts show, and how a target's certificate is checked.
 
 Rule 1: nothing below TLS 1.2, on either side.
 Rule 2: a target is checked as its `tls` says, by the words of libpq's sslmode; the default is the whole check.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING, NamedTuple
 
+from proxyd.config import DatabaseListen
 from proxyd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from proxyd.config import DatabaseListen, Target
+    from proxyd.config import Target, TlsListen
 
 
 class TargetTls(NamedTuple):
@@ -22,13 +23,13 @@ class TargetTls(NamedTuple):
     server_hostname: str | None
 
 
-def front_context(listen: DatabaseListen) -> ssl.SSLContext:
+def front_context(listen: TlsListen) -> ssl.SSLContext:
     """Make the context of a front; reads files. Raises ConfigError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_cert_chain(listen.certificate, listen.key, password=_no_passphrase)
-        if listen.client_ca is not None:
+        if isinstance(listen, DatabaseListen) and listen.client_ca is not None:
             context.verify_mode = ssl.CERT_OPTIONAL
             context.load_verify_locations(listen.client_ca)
     except (OSError, ssl.SSLError) as error:

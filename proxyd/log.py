@@ -20,6 +20,8 @@ from proxyd import config
 
 QUIET_LIBRARIES: Final = (
     "asyncssh",
+    "spnego",  # writes login tokens at DEBUG
+    "PIL",
     "asyncio",
     "alembic",
     "sqlalchemy",

@@ -280,6 +280,17 @@ chacha = false
 # The server version to greet clients with; default: what a target's greeting said.
 #version = "10.11.0-MariaDB"
 
+#[listen.rdp]
+#address = "127.0.0.1:3389"
+#certificate = "keys/tls.crt"
+#key = "keys/tls.key"
+# Network Level Authentication: users with an nt_hash prove their password first; Windows' own client asks for it.
+#nla = true
+# Clients that do not ask for it send the password inside TLS, with a one-time code behind it.
+#deferred = true
+# Without a target users name theirs: alice%svc%desk1, or alice%desk1.
+#target = ""
+
 [listen.metrics]
 # /metrics for Prometheus, /health for the rest.
 address = "127.0.0.1:@METRICS_PORT@"
@@ -360,6 +371,8 @@ roles = ["PAM Administrator", "System Administrator"]
 WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
 #mysql_native = "*2470C0C06DEE42FD1618BB99005ADCA2EC9D1E19"
 #mariadb_ed25519 = "ZIgUREUg5PVgQ6LskhXmO+eZLS0nC8be6HPjYWR4YJY"
+# For RDP by Network Level Authentication.
+#nt_hash = "$NT$8846f7eaee8fb117ad06bdd830b7586c"
 # Where the base32 secret of the second factor is: file:PATH, env:NAME, systemd:NAME or command:ARGV.
 #totp = "file:secrets/alice.totp"
 # What logs in; this is the default with a second factor. Without one: ["publickey", "password"].
@@ -384,7 +397,7 @@ WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrm
 #disk_full = "drop"
 # Record what is in the files that are transferred, not only their names, sizes and SHA-256.
 #file_bodies = false
-# Databases: how TLS to it is checked, as libpq's sslmode ("verify-full", "verify-ca", "require", "off"), by which CA.
+# Databases, RDP: how TLS to it is checked, as libpq's sslmode ("verify-full", "verify-ca", "require", "off"), by which CA.
 #tls = "verify-full"
 #tls_ca = "keys/tls.crt"
 # What is kept of a statement: "full" (secrets masked), "literals-masked", "fingerprint", "off"; and of its parameters:
@@ -404,6 +417,8 @@ WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrm
 
 #[targets.web1.accounts.deploy]
 #password = "env:WEB1_DEPLOY_PASSWORD"
+# RDP: the domain of a Windows account.
+#domain = ""
 
 # -------------------------------------------------------------------------------------------------- grants
 

@@ -1,4 +1,4 @@
-"""`proxyd check` on what databases need."""
+"""`proxyd check` on what databases and RDP need."""
 
 from __future__ import annotations
 
@@ -74,3 +74,36 @@ def test_a_front_that_can_not_speak_tls_is_an_error(base: Path) -> None:
     assert "can be read by others" in found(base)["listen.postgres.key"]
     (base / "keys" / "tls.crt").write_text("garbage")
     assert found(base)["listen.postgres"].startswith("error: ")
+
+
+RDP = """
+[listen.rdp]
+certificate = "{base}/keys/tls.crt"
+key = "{base}/keys/tls.key"
+[users.bob]
+nt_hash = "$NT$8846f7eaee8fb117ad06bdd830b7586c"
+[targets.desk]
+protocol = "rdp"
+address = "desk.example:3389"
+tls = "require"
+accounts.svc.password = "env:PATH"
+[[grants]]
+users = ["bob"]
+targets = ["desk"]
+accounts = ["svc"]
+"""
+
+
+def test_rdp_is_checked(base: Path) -> None:
+    config = base / "proxyd.toml"
+    config.write_text(config.read_text() + RDP.format(base=base))
+    here = {
+        where: text
+        for where, text in found(base).items()
+        if where.startswith(("listen.rdp", "users.bob", "targets.desk"))
+    }
+    assert here == {"targets.desk.tls": "warning: is require: whoever answers at its address is believed"}
+    (base / "keys" / "tls.key").chmod(0o644)
+    assert "can be read by others" in found(base)["listen.rdp.key"]
+    (base / "keys" / "tls.crt").write_text("nothing")
+    assert found(base)["listen.rdp"].startswith("error: ")

@@ -129,7 +129,7 @@ def test_everything_typed(write, tmp_path: Path) -> None:
         pytest.param(
             '[users."a.b"]\nname = "x"\n',
             2,
-            'users."a.b".name: unknown key; known here: password, keys, scram, mysql_native, mariadb_ed25519, totp, roles, factors, source',
+            'users."a.b".name: unknown key; known here: password, keys, scram, mysql_native, mariadb_ed25519, nt_hash, totp, roles, factors, source',
             id="derived",
         ),
         pytest.param(
@@ -509,3 +509,23 @@ def test_a_front_goes_to_a_target_of_its_protocol(write, tmp_path: Path) -> None
 )
 def test_rules_that_say_nothing_are_refused(rule: str, wrong: str, write) -> None:
     assert wrong in refusal(write(f"[[rules]]\n{rule}\n"))[1]
+
+
+def test_rdp_is_never_without_tls_and_somebody_must_get_in(write) -> None:
+    target = (
+        '[targets.desk]\nprotocol = "rdp"\naddress = "h:3389"\ntls = "off"\naccounts.a.password = "env:P"\n'
+    )
+    _, text = refusal(write(target))
+    assert text == "targets.desk.tls: is off, and RDP is never used without TLS"
+    write("").with_name("tls.pem").touch()
+    front = '[listen.rdp]\ncertificate = "tls.pem"\nkey = "tls.pem"\nnla = false\ndeferred = false\n'
+    _, text = refusal(write(front))
+    assert text == "listen.rdp.deferred: nla or deferred must be true: nobody could log in"
+
+
+def test_an_nt_hash_is_one(write) -> None:
+    good = "$NT$8846f7eaee8fb117ad06bdd830b7586c"
+    assert config.load(write(f'[users.ann]\nnt_hash = "{good}"\n')).users["ann"].nt_hash == good
+    _, text = refusal(write(f'[users.ann]\nnt_hash = "{good.upper()}"\n'))
+    assert text.startswith("users.ann.nt_hash: expected an NT hash")
+    assert good[5:].upper() not in text

@@ -113,6 +113,10 @@ class Screen:
         """Move the pointer there and click; without a window manager keys then go to the window below it."""
         self._run("xdotool", "mousemove", str(x), str(y), "click", str(button))
 
+    def resize(self, window: str, width: int, height: int) -> None:
+        """Give a window another size."""
+        self._run("xdotool", "windowsize", "--sync", window, str(width), str(height))
+
     def type(self, text: str) -> None:
         """Type printable ASCII as a person would, key by key."""
         assert text.isascii(), text

@@ -1,0 +1,217 @@
+"""The target's side until its session begins: dial, TLS, NLA where it wants it, its conference, the login.
+
+Rule 1: the credential is fetched here, used here and kept nowhere.
+Rule 2: RDP's own security is never agreed to, and the certificate is checked before any credential goes.
+Rule 3: the target is told what the `bitmap` policy leaves of what the client said, and nothing of phases the client
+        has behind it.
+Rule 4: what a target says of a failed login is for its operators' log; the user gets one sentence.
+
+MS-RDPBCGR 1.3.1.1; 2.2.1.1 to 2.2.1.11.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from proxyd import log, metrics, vault
+from proxyd.database_tls import TargetTls, target_tls
+from proxyd.errors import ConfigError, TargetError, TargetLoginFailed, TargetUnreachable
+from proxyd.preamble import Side, read_preamble
+from proxyd.protocols.rdp import credssp, gcc, info, mcs, wire
+from proxyd.protocols.rdp.capabilities import bitmap_info, bitmap_request
+from proxyd.protocols.rdp.gcc import Blocks, Kind
+from proxyd.protocols.rdp.talk import Talk, missing
+from proxyd.protocols.rdp.wire import Protocol, WireError
+from proxyd.stream import Stream, adopt_client
+from proxyd.target import dial
+
+if TYPE_CHECKING:
+    from proxyd.config import Target
+    from proxyd.protocols.rdp.front import Wants
+
+ASKED: Final = Protocol.SSL | Protocol.HYBRID
+MAX_ROUNDS: Final = 16  # of CredSSP; NTLM takes three
+
+_log = log.get("rdp")
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """A target whose conference stands and that has our Client Info: its stream and its numbers."""
+
+    stream: Stream
+    user: int
+    io: int
+    channels: tuple[int, ...]  # in the order in which the client asked for them
+    depth: int
+
+
+async def connect(target: Target, login: str, wants: Wants) -> Back:
+    """Dial the target and log in; raises TargetError and its kin, within the target's own deadlines."""
+    try:
+        back = await _connect(target, login, wants)
+    except TargetError as error:
+        _count(error)
+        _log.warning("target not reached", target=target.name, why=getattr(error, "detail", str(error)))
+        raise
+    _count(None)
+    return back
+
+
+async def _connect(target: Target, login: str, wants: Wants) -> Back:
+    kept = target.accounts[login].password
+    password = (await vault.fetch(kept)).text() if kept else ""
+    tls = await _tls(target)
+    sock = await dial(target)
+    with trio.move_on_after(target.login_seconds):
+        stream, selected = await _secured(sock, target, tls)
+        try:
+            return await _Login(stream, target, login, password).run(selected, wants)
+        except WireError as error:
+            stream.abort()
+            raise TargetError(f"{target.name} {error}.") from None
+        except BaseException:
+            stream.abort()
+            raise
+    raise TargetUnreachable(f"{target.name} did not finish the login (waited {target.login_seconds:g} s).")
+
+
+def _count(error: TargetError | None) -> None:
+    results = {TargetUnreachable: "unreachable", TargetLoginFailed: "failed", TargetError: "untrusted"}
+    result = next((word for kind, word in results.items() if isinstance(error, kind)), "ok")
+    metrics.TARGET_LOGINS.labels(protocol="rdp", result=result).inc()
+
+
+async def _tls(target: Target) -> TargetTls:
+    try:
+        tls = await trio.to_thread.run_sync(target_tls, target)
+    except ConfigError:
+        raise TargetError(
+            f"The certificates for {target.name} can't be read; tell your administrator."
+        ) from None
+    if tls is None:
+        raise TargetError(f"{target.name} is configured without TLS, which RDP is never used without.")
+    return tls
+
+
+async def _secured(sock: socket.socket, target: Target, tls: TargetTls) -> tuple[Stream, Protocol]:
+    """Agree with the target on TLS, with NLA or without (rule 2), and begin it."""
+    try:
+        selected = await _negotiate(sock, target)
+    except WireError as error:
+        sock.close()
+        raise TargetError(f"{target.name} {error}.") from None
+    except OSError as error:
+        sock.close()
+        raise TargetError(f"{target.name} broke the connection: {error.strerror}") from None
+    except BaseException:
+        sock.close()
+        raise
+    return await adopt_client(sock, tls.context, tls.server_hostname), selected
+
+
+async def _negotiate(sock: socket.socket, target: Target) -> Protocol:
+    sock.send(wire.build_connection_request(wire.ConnectionRequest(protocols=ASKED)))  # into an empty buffer
+    got = await read_preamble(
+        sock, missing, side=Side.TARGET, limit=wire.MAX_CONNECTION_REQUEST, seconds=target.login_seconds
+    )
+    confirm = wire.parse_connection_confirm(got)
+    if confirm.selected not in (Protocol.SSL, Protocol.HYBRID):
+        raise TargetError(f"{target.name} offers neither TLS nor NLA, and nothing else is safe.")
+    return confirm.selected
+
+
+class _Login:
+    """One login at a target."""
+
+    def __init__(self, stream: Stream, target: Target, login: str, password: str) -> None:
+        self._talk = Talk(stream)
+        self._target = target
+        self._login = login
+        self._password = password
+        self._domain = target.accounts[login].domain
+
+    async def run(self, selected: Protocol, wants: Wants) -> Back:
+        """Log in; raises WireError, TargetError."""
+        if selected is Protocol.HYBRID:
+            await self._network_level()
+        blocks = self._asked(wants.blocks, selected)
+        network, extra = await self._confer(blocks)
+        user = await self._attach()
+        for channel in (user, network.io, *network.channels, *extra):
+            await self._join(user, channel)
+        known = info.log_on_as(bitmap_info(wants.info), self._domain, self._login, self._password)
+        self._talk.send(
+            mcs.build_data(mcs.Data(user, network.io, info.build_client_info(known)), to_server=True)
+        )
+        core = gcc.client_core(blocks)
+        depth = 32 if core.early & gcc.Early.WANT_32BPP_SESSION else 16
+        return Back(self._talk.done(), user, network.io, network.channels, depth)
+
+    async def _network_level(self) -> None:
+        """Prove the account by CredSSP; raises WireError, TargetLoginFailed."""
+        certificate = self._talk.stream.peer_certificate or b""
+        account = credssp.Account(self._login, self._password, self._domain)
+        initiator = credssp.Initiator(account, credssp.public_key(certificate), self._target.host)
+        self._talk.send(initiator.start())
+        try:
+            for _ in range(MAX_ROUNDS):
+                self._talk.send(initiator.step(await self._talk.request()))
+                if initiator.done:
+                    return
+        except credssp.TargetRefused as refused:
+            _log.warning(
+                "a target refused its account", target=self._target.name, login=self._login, why=str(refused)
+            )
+            raise TargetLoginFailed(f"{self._target.name} refused the login of its account.") from None
+        except TargetError:  # what servers before CredSSP 3 answer a wrong password with, and FreeRDP's
+            raise TargetLoginFailed(
+                f"{self._target.name} broke off the login of its account; is its password right?"
+            ) from None
+        raise WireError("goes on with its login for ever")
+
+    @staticmethod
+    def _asked(blocks: Blocks, selected: Protocol) -> Blocks:
+        """Give what the client asks for as far as the target may know it (rule 3)."""
+        blocks = gcc.set_selected(bitmap_request(blocks), selected)
+        return gcc.without(gcc.clear_early(blocks, gcc.OWN_PHASES), Kind.CS_MCS_MSGCHANNEL)
+
+    async def _confer(self, blocks: Blocks) -> tuple[gcc.ServerNetwork, tuple[int, ...]]:
+        """Begin the conference; gives the channels, and the message channel where there is one all the same."""
+        asked = gcc.build_create_request(blocks)
+        limits = (mcs.OUR_PARAMETERS, mcs.OUR_PARAMETERS._replace(channels=1, users=1), WIDEST)
+        self._talk.send(mcs.build_connect_initial(mcs.ConnectInitial(*limits, asked)))
+        response = mcs.parse_connect_response(await self._talk.frame())
+        if response.result:
+            raise TargetError(f"{self._target.name} does not begin the conference.")
+        answered = gcc.parse_create_response(response.user_data)
+        if any(gcc.server_security(answered)):
+            raise WireError("would encrypt a second time")
+        network = gcc.server_network(answered)
+        if len(network.channels) != len(gcc.channels(blocks)):
+            raise WireError("answers with another number of channels")
+        message = gcc.message_channel(answered)
+        return network, () if message is None else (message,)
+
+    async def _attach(self) -> int:
+        self._talk.send(
+            mcs.build_message(mcs.ErectDomainRequest()) + mcs.build_message(mcs.AttachUserRequest())
+        )
+        match mcs.parse_message(await self._talk.frame()):
+            case mcs.AttachUserConfirm(0, user) if user:
+                return user
+        raise WireError("does not let a user in")
+
+    async def _join(self, user: int, channel: int) -> None:
+        self._talk.send(mcs.build_message(mcs.ChannelJoinRequest(user, channel)))
+        match mcs.parse_message(await self._talk.frame()):
+            case mcs.ChannelJoinConfirm(0, _, _, joined) if joined == channel:
+                return
+        raise WireError("does not let a channel be joined")
+
+
+WIDEST: Final = mcs.DomainParameters(0xFFFF, 0xFC17, 0xFFFF, 1, 0, 1, 0xFFFF, 2)  # as clients say it, 4.1.3

@@ -1,0 +1,218 @@
+"""A live session: two streams joined frame by frame, gate and tape between; what operators do to it comes in here.
+
+Rule 1: what is sent on to the target has been recorded before, and was let through by the gate at that moment.
+Rule 2: the tape holds whole frames as the client sees them, in its numbers; of licensing it holds how much there was.
+Rule 3: both directions move whole frames, so what we say ourselves never stands inside another's.
+Rule 4: when the gate shuts, everything the user holds down is released at the target, once.
+Rule 5: `part` says why (Set Error Info), for a client that is merely cut off comes back by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from proxyd.errors import Dropped, ProtocolBroken, ProxydError, TargetError
+from proxyd.gate import REVOKED, Settled
+from proxyd.protocols.rdp import share
+from proxyd.protocols.rdp.banner import Banner, draw
+from proxyd.protocols.rdp.crossing import Desk, FromClient, FromTarget, Numbers
+from proxyd.protocols.rdp.front import farewell
+from proxyd.protocols.rdp.share import DataKind, ErrorInfo, Rectangle
+from proxyd.protocols.rdp.wire import Framer, WireError
+from proxyd.recorder.record import Kind
+from proxyd.relay import Relay
+from proxyd.session import SHUTTING_DOWN, TIME_OVER
+from proxyd.stream import Stream
+
+if TYPE_CHECKING:
+    from proxyd.session import Session
+
+SETTLE_S: Final = 1.0
+"""Seconds a block waits for the target's host to have everything that was sent, before it reports `settled: false`."""
+
+SETTLE_STEP_S: Final = 0.002
+"""Seconds between two looks at the kernel's queue, which tells of nothing by itself."""
+
+SHOWN_S: Final = 5.0
+"""Seconds a notice stands before the target is asked to paint what is below it."""
+
+
+class Conduit:
+    """The Conduit of `proxyd.session` for RDP."""
+
+    def __init__(
+        self, session: Session, client: Stream, target: Stream, numbers: Numbers, desk: Desk
+    ) -> None:
+        self._session = session
+        self._client, self._target = client, target
+        self._numbers, self._desk = numbers, desk
+        self._from_client = FromClient(desk, numbers)
+        self._from_target = FromTarget(desk, numbers)
+        self._client_frames, self._target_frames = Framer(), Framer()
+        self._relay = Relay(client, target, from_client=self._up, from_target=self._down)
+        self._nursery: trio.Nursery | None = None
+        self._notice: Banner | None = None
+        self._passed = 0
+        self._licensing = {"input": 0, "output": 0}
+        self._left: str | None = None
+        self._over = False
+
+    async def run(self) -> None:
+        """Relay until either side has ended; raises ClientError, TargetError, Dropped."""
+        failure: ProxydError | None = None
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._watch)
+            try:
+                with trio.CancelScope(shield=True):
+                    await self._relay.join()
+            except ProxydError as error:  # raised below, alone: out of the nursery it would come in a group
+                failure = error
+            finally:
+                self._over = True
+                self._session.tape.add(Kind.OMITTED, {"why": "licensing", **self._licensing})
+                self._nursery.cancel_scope.cancel()
+        if self._left:
+            raise Dropped(self._left)
+        if failure is not None:
+            raise failure
+
+    async def _watch(self) -> None:
+        """Part when the session's scope ends, for an operator, a rule or because its time is over."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            ending = self._session.ending
+            if not self._over:
+                over = trio.current_time() >= self._session.scope.deadline
+                self.part(ending.error if ending is not None else TIME_OVER if over else SHUTTING_DOWN)
+
+    # ------------------------------------------------------------------ the two directions, on the host loop
+
+    def _up(self, data: bytes) -> bytes | None:
+        if self._left is not None:
+            return None
+        out: list[bytes] = []
+        try:
+            for frame in self._client_frames.feed(data):
+                self._take(frame, out)
+        except WireError as error:
+            self._last_words(ErrorInfo.SERVER_DENIED_CONNECTION)
+            raise ProtocolBroken(f"The client {error}.") from None
+        passing = b"".join(out)
+        self._passed += len(passing)
+        return passing
+
+    def _take(self, frame: bytes, out: list[bytes]) -> None:
+        gate = self._session.gate
+        passed = self._from_client.take(frame, closed=gate.closed)
+        for refused in self._from_client.refused:
+            self._session.tape.add(Kind.REFUSED, refused)
+            gate.refused_bytes += len(refused)
+            gate.refused_requests += 1
+        self._from_client.refused.clear()
+        for one in passed:
+            if self._from_client.licensing:
+                self._licensing["input"] += len(one)
+            else:
+                self._session.tape.add(Kind.INPUT_PDU, one)
+            out.append(self._numbers.for_target(one))
+
+    def _down(self, data: bytes) -> bytes | None:
+        if self._left is not None:
+            return None
+        out: list[bytes] = []
+        try:
+            for frame in self._target_frames.feed(data):
+                self._give(frame, out)
+        except WireError as error:
+            self._last_words(ErrorInfo.RPC_INITIATED_DISCONNECT)
+            raise TargetError(f"{self._session.target} {error}.") from None
+        answers = self._from_target.answers
+        while answers:
+            self._say_to_target(answers.pop(0))
+        return b"".join(out)
+
+    def _give(self, frame: bytes, out: list[bytes]) -> None:
+        for one in self._from_target.take(frame):
+            if self._from_target.licensing:
+                self._licensing["output"] += len(one)
+            else:
+                self._session.tape.add(Kind.PDU, one)
+            out.append(one)
+
+    def _say_to_target(self, frame: bytes) -> None:
+        """Send a frame of ours in the client's name; it is on the tape as such (rule 1)."""
+        if not self._target.closed.is_set():
+            self._session.tape.add(Kind.INPUT_PDU, frame)
+            _send(self._target, self._numbers.for_target(frame))
+
+    def _last_words(self, code: ErrorInfo) -> None:
+        _send(self._client, farewell(code, self._desk.share_id))
+
+    # ------------------------------------------------------------------ what operators do
+
+    def notify(self, text: str) -> None:
+        """Show the user one line, drawn over the session; all but REVOKED goes away by itself."""
+        self._session.tape.add(Kind.NOTICE, text)
+        if not self._desk.active or self._over:
+            return
+        banner = draw(text, self._desk.width, self._desk.height)
+        before, self._notice = self._notice, banner
+        if before is not None:
+            self._repaint(before)
+        _send(self._client, b"".join(banner.frames))
+        if text != REVOKED and self._nursery is not None:
+            self._nursery.start_soon(self._take_away, banner)
+
+    async def _take_away(self, banner: Banner) -> None:
+        await trio.sleep(SHOWN_S)
+        if self._notice is banner:
+            self._notice = None
+            self._repaint(banner)
+
+    def _repaint(self, banner: Banner) -> None:
+        """Ask the target for what is below a notice: Refresh Rect, 2.2.11.2."""
+        if not self._desk.active or self._over:
+            return
+        right, bottom = banner.left + banner.width - 1, banner.top + banner.height - 1
+        area = share.refresh_rect([Rectangle(banner.left, banner.top, right, bottom)])
+        self._say_to_target(self._from_client.said(DataKind.REFRESH_RECT, area))
+
+    async def settle(self) -> Settled:
+        """Release what the user holds, then wait until the target's host has everything that was passed."""
+        discarded = self._client_frames.held
+        if frame := self._from_client.released():
+            self._say_to_target(frame)
+        with trio.move_on_after(SETTLE_S) as waiting:
+            while self._target.unsent:  # noqa: ASYNC110 - the kernel's queue has no event
+                await trio.sleep(SETTLE_STEP_S)
+        settled = Settled(self._passed, discarded, not waiting.cancelled_caught)
+        self._session.tape.add(
+            Kind.CONTROL,
+            {"action": "settled", "by": "", "reason": "", "passed": settled.passed_bytes,
+             "discarded": discarded, "confirmed": settled.settled},
+        )  # fmt: skip
+        return settled
+
+    def hold(self, held: bool) -> None:  # noqa: FBT001 - Conduit's signature
+        """Stop, or resume, reading from both sides."""
+        self._relay.hold(held)
+
+    def part(self, text: str) -> None:
+        """Tell the user why and close both sides (rule 5)."""
+        if self._left is not None or self._over:
+            return
+        self._left = text
+        if text:
+            over = text == TIME_OVER
+            self._last_words(ErrorInfo.LOGON_TIMEOUT if over else ErrorInfo.RPC_INITIATED_DISCONNECT)
+        self._relay.stop(Dropped(text))
+
+
+def _send(stream: Stream, data: bytes) -> None:
+    """Send, if the other side is still there; the relay knows when it is not."""
+    with contextlib.suppress(ProxydError, trio.ClosedResourceError):
+        stream.send(data)

@@ -1,0 +1,369 @@
+"""What becomes of each frame of a session: which pass, which are edited, which are kept back; bytes in, bytes out.
+
+Rule 1: no socket, clock, loop or log. Frames are given back in the client's numbers; `Numbers` has the target's.
+Rule 2: everything the target is told it can paint by, and the client is told it may use, is what the `bitmap` policy
+        leaves; sound is PCM.
+Rule 3: what is typed, clicked, pasted or sent on a channel while the gate is shut is thrown away. Of a channel's message
+        that had begun the rest passes as zeros: the channel stays readable, and nothing of the user's is in it.
+Rule 4: no way past the proxy is passed on: no redirection, no reconnect cookie, no dynamic channel that brings a device.
+Rule 5: licensing comes before the session and is passed as it is; until it is over there is no input.
+
+MS-RDPBCGR 2.2.1.12 to 2.2.1.22, 2.2.6.1, 2.2.8; MS-RDPEDYC 2.2; MS-RDPEA 2.2.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from proxyd.protocols.rdp import capabilities, channels, events, fastpath, info, mcs, share, sound, wire
+from proxyd.protocols.rdp.channels import ChannelFlag, Reassembly
+from proxyd.protocols.rdp.events import Event, Mouse, Scancode, Unicode
+from proxyd.protocols.rdp.mcs import Data
+from proxyd.protocols.rdp.share import Control, ControlKind, DataKind
+from proxyd.protocols.rdp.wire import WireError
+
+USER: Final = (
+    1100  # the client's UserId: above the ids of all channels there can be, which peers confuse otherwise
+)
+FIRST_CHANNEL: Final = mcs.GLOBAL_CHANNEL + 1  # the client's channels count up from here
+SOUND: Final = "rdpsnd"  # MS-RDPEA 2.1
+DYNAMIC: Final = "drdynvc"  # MS-RDPEDYC 2.1
+DYNAMIC_ALLOWED: Final = frozenset(
+    {channels.DISPLAY_CONTROL}
+)  # rule 4; sound has a static channel everywhere
+NO_CHANNEL: Final = -0x7FFFBFFB  # E_FAIL, as a client says that it has no listener of that name
+MAX_HELD: Final = 200  # keys held at once that are remembered; what releases them fits into one frame
+_SHUT_SIZE: Final = 8  # of a CHANNEL_PDU_HEADER
+
+
+class Numbers(NamedTuple):
+    """How the two sides of a session are numbered."""
+
+    target_user: int
+    to_target: dict[int, int]  # channel ids
+    to_client: dict[int, int]
+    names: dict[int, str]  # of static virtual channels, by the client's ids
+
+    def for_target(self, frame: bytes) -> bytes:
+        """Give a frame of the client's as the target counts."""
+        if wire.is_fast_path(frame) or (data := mcs.data_frame(frame)) is None:
+            return frame
+        return mcs.redirect(frame, self.target_user, self.to_target[data.channel])
+
+
+def numbers(names: Iterable[str], target_user: int, io: int, ids: Iterable[int]) -> Numbers:
+    """Bring the client's numbers together with the target's; `names`, `ids`: of its channels, in the same order."""
+    listed = list(names)
+    ours = range(FIRST_CHANNEL, FIRST_CHANNEL + len(listed))
+    to_target = {mcs.GLOBAL_CHANNEL: io, **dict(zip(ours, ids, strict=True))}
+    to_client = {theirs: own for own, theirs in to_target.items()}
+    return Numbers(target_user, to_target, to_client, dict(zip(ours, listed, strict=True)))
+
+
+@dataclass
+class Desk:
+    """What both directions know of the session."""
+
+    width: int
+    height: int
+    licensed: bool = False  # rule 5
+    active: bool = False  # the client takes output: between Font Map and Deactivate All
+    share_id: int = capabilities.OUR_SHARE
+
+
+def _edited(
+    frame: bytes, data: Data, change: Callable[[Control], Control | None], *, to_server: bool
+) -> list[bytes]:
+    """Put the controls of an I/O frame through `change`; the frame stays as it came where nothing did."""
+    before = share.split(data.payload)
+    after = [change(control) for control in before]
+    if all(new is old for new, old in zip(after, before, strict=True)):
+        return [frame]
+    kept = [share.build_control(one) for one in after if one is not None and one.kind != ControlKind.FLOW]
+    if not kept:
+        return []
+    return [mcs.build_data(data._replace(payload=b"".join(kept)), to_server=to_server)]
+
+
+def _rebuilt(data: Data, message: bytes, *, to_server: bool) -> list[bytes]:
+    """Write a channel's message as frames, with the flags of the chunk it ended with."""
+    flags = channels.parse_chunk(data.payload).flags & ChannelFlag.SHOW_PROTOCOL
+    chunks = channels.build_chunks(message, flags)
+    return [mcs.build_data(data._replace(payload=one), to_server=to_server) for one in chunks]
+
+
+def _whole(gathering: Reassembly, data: Data) -> bytes | None:
+    """Take a chunk; gives the message it ends, None when it ends none. Raises WireError."""
+    message = gathering.feed(data.payload)
+    if message is None:
+        return None
+    if not message.whole:
+        raise WireError("a channel's message is too long")
+    return message.data
+
+
+def _only_pcm(message: bytes) -> bytes:
+    return sound.pcm_only(message) if sound.sound_type(message) == sound.SoundType.FORMATS else message
+
+
+@dataclass
+class _Sending:
+    """How far a client is on a static channel."""
+
+    inside: bool = False  # a message has begun to pass
+    dropping: bool = False  # one is being thrown away
+
+
+@dataclass
+class FromClient:
+    """The direction to the target. What was refused of a frame is in `refused`, emptied by who records it."""
+
+    desk: Desk
+    numbers: Numbers
+    refused: list[bytes] = field(default_factory=list)
+    licensing: bool = False  # whether the last frame was a licensing message
+    fast: bool | None = None  # by which path input came last; None: there was none
+    _held: dict[Event, None] = field(default_factory=dict)
+    _at: tuple[int, int] = (0, 0)
+    _gathering: dict[int, Reassembly] = field(default_factory=dict)
+    _sending: dict[int, _Sending] = field(default_factory=dict)
+
+    def take(self, frame: bytes, *, closed: bool) -> list[bytes]:
+        """Give what passes of a frame; `closed`: the gate is shut. Raises WireError."""
+        self.licensing = False
+        if wire.is_fast_path(frame):
+            return self._input(frame, fastpath.parse_input(frame), fast=True, closed=closed)
+        data = mcs.data_frame(frame)
+        if data is None:
+            if isinstance(mcs.parse_message(frame), mcs.Disconnect):
+                return [frame]
+            raise WireError("sent what has no place in a session")
+        if data.channel == mcs.GLOBAL_CHANNEL:
+            if not self.desk.licensed:
+                info.parse_license(data.payload)
+                self.licensing = True
+                return [frame]
+            return _edited(frame, data, lambda control: self._control(control, closed=closed), to_server=True)
+        name = self.numbers.names.get(data.channel)
+        if name is None:
+            raise WireError("sent on a channel it has not joined")
+        return self._channel(frame, data, name, closed=closed)
+
+    # ------------------------------------------------------------------ input
+
+    def _input(self, frame: bytes, did: list[Event], *, fast: bool, closed: bool) -> list[bytes]:
+        if not self.desk.licensed:
+            raise WireError("sent input before its session")
+        if closed:
+            self.refused.append(frame)
+            return []
+        self.fast = fast
+        for event in did:
+            self._note(event)
+        return [frame]
+
+    def _note(self, event: Event) -> None:
+        match event:
+            case Scancode() | Unicode():
+                key = event._replace(released=True)
+                if event.released:
+                    self._held.pop(key, None)
+                elif len(self._held) < MAX_HELD:
+                    self._held[key] = None
+            case Mouse(_, x, y):
+                self._at = (x, y)
+            case _:
+                pass
+
+    def released(self) -> bytes:
+        """Give the frame after which nothing is held any more, empty when the client never sent input."""
+        if self.fast is None:
+            return b""
+        done = list(dict.fromkeys((*self._held, *events.releases(*self._at))))
+        self._held.clear()
+        if self.fast:
+            return fastpath.build_input(done)
+        return self.said(DataKind.INPUT, events.build_input(done))
+
+    def said(self, kind: DataKind, body: bytes) -> bytes:
+        """Give the frame of a share data PDU in the client's name."""
+        payload = share.build_share_data(share.ShareData(self.desk.share_id, USER, kind, body))
+        return mcs.build_data(Data(USER, mcs.GLOBAL_CHANNEL, payload), to_server=True)
+
+    # ------------------------------------------------------------------ the I/O channel
+
+    def _control(self, control: Control, *, closed: bool) -> Control | None:
+        if control.kind == ControlKind.CONFIRM_ACTIVE:
+            active = capabilities.parse_confirm_active(control)
+            return capabilities.build_confirm_active(capabilities.bitmap_confirm(active))
+        if control.kind != ControlKind.DATA:
+            raise WireError("sent what only a server says")
+        data = share.share_data(control)
+        if data.compressed:
+            raise WireError("sent compressed data, which was not agreed on")
+        match data.kind:
+            case DataKind.INPUT:
+                raw = share.build_control(control)
+                return (
+                    control
+                    if self._input(raw, events.parse_input(data.body), fast=False, closed=closed)
+                    else None
+                )
+            case DataKind.SUPPRESS_OUTPUT if share.parse_suppress_output(data.body) is None:
+                return None  # the recording would have no picture of what goes on
+            case DataKind.BITMAPCACHE_PERSISTENT_LIST:
+                return None  # rule 2: no server may rely on what is on the client's disk
+        return control
+
+    # ------------------------------------------------------------------ channels
+
+    def _channel(self, frame: bytes, data: Data, name: str, *, closed: bool) -> list[bytes]:
+        if name == SOUND:
+            return self._gathered(frame, data, _only_pcm)
+        if name == DYNAMIC:
+            return self._gathered(frame, data, lambda message: self._dynamic(message, frame, closed=closed))
+        chunk = channels.parse_chunk(data.payload)
+        state = self._sending.setdefault(data.channel, _Sending())
+        if chunk.flags & ChannelFlag.FIRST or not (state.inside or state.dropping):
+            state.dropping, state.inside = closed, not closed
+        dropping = state.dropping
+        if chunk.flags & ChannelFlag.LAST:
+            state.dropping = state.inside = False
+        if dropping or closed:
+            self.refused.append(frame)
+        if dropping:
+            return []
+        if not closed:
+            return [frame]
+        blank = data.payload[:_SHUT_SIZE] + bytes(len(chunk.data))
+        return [mcs.build_data(data._replace(payload=blank), to_server=True)]
+
+    def _gathered(self, frame: bytes, data: Data, change: Callable[[bytes], bytes | None]) -> list[bytes]:
+        message = _whole(self._gathering.setdefault(data.channel, Reassembly()), data)
+        after = None if message is None else change(message)
+        if after is None:
+            return []
+        if after is message and len(data.payload) == _SHUT_SIZE + len(after):
+            return [frame]
+        return _rebuilt(data, after, to_server=True)
+
+    def _dynamic(self, message: bytes, frame: bytes, *, closed: bool) -> bytes | None:
+        match channels.parse_dynamic(message, from_server=False):
+            case channels.Capabilities():
+                return channels.limit_version(message)
+            case channels.DynamicData() if closed:
+                self.refused.append(frame)
+                return None
+            case channels.Other():
+                raise WireError("sent on a dynamic channel what was not agreed on")
+        return message
+
+
+@dataclass
+class FromTarget:
+    """The direction to the client. What the target is to be answered in the client's place is in `answers`."""
+
+    desk: Desk
+    numbers: Numbers
+    answers: list[bytes] = field(default_factory=list)
+    licensing: bool = False  # whether the last frame was a licensing message
+    _gathering: dict[int, Reassembly] = field(default_factory=dict)
+    _wave: bool = (
+        False  # the next message of the sound channel is a Wave, which has no header, MS-RDPEA 2.2.3.4
+    )
+
+    def take(self, frame: bytes) -> list[bytes]:
+        """Give what passes of a frame; raises WireError."""
+        self.licensing = False
+        if wire.is_fast_path(frame):
+            return [frame]
+        data = mcs.data_frame(frame)
+        if data is None:
+            if isinstance(mcs.parse_message(frame), mcs.Disconnect):
+                return [frame]
+            raise WireError("sent what has no place in a session")
+        ours = self.numbers.to_client.get(data.channel)
+        if ours is None:
+            return []  # on its user's or its message channel, of which the client knows nothing
+        own = mcs.redirect(frame, data.initiator, ours)
+        data = data._replace(channel=ours)
+        if ours != mcs.GLOBAL_CHANNEL:
+            return self._channel(own, data)
+        if self.desk.licensed:
+            return _edited(own, data, self._control, to_server=False)
+        self.desk.licensed = info.parse_license(data.payload).granted
+        self.licensing = True
+        return [own]
+
+    def _control(self, control: Control) -> Control | None:
+        match control.kind:
+            case ControlKind.DEMAND_ACTIVE:
+                return self._demand(control)
+            case ControlKind.DEACTIVATE_ALL:
+                self.desk.active = False
+            case ControlKind.SERVER_REDIRECTION:
+                raise WireError("asks that its users go to another server, which is not supported")
+            case ControlKind.CONFIRM_ACTIVE:
+                raise WireError("sent what only a client says")
+            case ControlKind.DATA:
+                return self._data(control)
+        return control
+
+    def _demand(self, control: Control) -> Control:
+        active = capabilities.parse_demand_active(control)
+        screen = capabilities.desktop(active)
+        self.desk.share_id, self.desk.active = active.share_id, False
+        self.desk.width, self.desk.height = screen.width, screen.height
+        return capabilities.build_demand_active(capabilities.bitmap_demand(active))
+
+    def _data(self, control: Control) -> Control | None:
+        data = share.share_data(control)
+        if data.kind == DataKind.FONT_MAP:
+            self.desk.active = True
+        if data.kind != DataKind.SAVE_SESSION_INFO or data.compressed:
+            return control
+        body = share.without_reconnect_cookie(data.body)
+        if body is None:
+            return None
+        if body == data.body:
+            return control
+        return share.split(share.build_share_data(data._replace(body=body)))[0]
+
+    def _channel(self, frame: bytes, data: Data) -> list[bytes]:
+        name = self.numbers.names[data.channel]
+        if name not in {SOUND, DYNAMIC}:
+            return [frame]
+        message = _whole(self._gathering.setdefault(data.channel, Reassembly()), data)
+        if message is None:
+            return []
+        after = self._sound(message) if name == SOUND else self._dynamic(message, data)
+        if after is None:
+            return []
+        if after is message and len(data.payload) == _SHUT_SIZE + len(after):
+            return [frame]
+        return _rebuilt(data, after, to_server=False)
+
+    def _sound(self, message: bytes) -> bytes:
+        if self._wave:
+            self._wave = False
+            return message
+        self._wave = sound.sound_type(message) == sound.SoundType.WAVE
+        return _only_pcm(message)
+
+    def _dynamic(self, message: bytes, data: Data) -> bytes | None:
+        match channels.parse_dynamic(message, from_server=True):
+            case channels.Capabilities():
+                return channels.limit_version(message)
+            case channels.Create(channel, name) if name not in DYNAMIC_ALLOWED:
+                answer = channels.build_created(channels.Created(channel, NO_CHANNEL))
+                ours = Data(USER, data.channel, b"")
+                self.answers += [
+                    mcs.build_data(ours._replace(payload=chunk), to_server=True)
+                    for chunk in channels.build_chunks(answer)
+                ]
+                return None
+            case channels.Other():
+                raise WireError("sent on a dynamic channel what was not agreed on")
+        return message

@@ -1,0 +1,142 @@
+"""The RDP engine: take the user in, find out where they want to go, log in there, relay until either side ends."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import trio
+
+from proxyd.access import Wanted
+from proxyd.errors import ClientError, Denied, Dropped, ProxydError, RecordingFailed
+from proxyd.protocols.rdp import back, gcc, mcs
+from proxyd.protocols.rdp.conduit import Conduit
+from proxyd.protocols.rdp.crossing import USER, Desk, numbers
+from proxyd.protocols.rdp.front import Front, Wants, broken, shown
+from proxyd.protocols.rdp.share import ErrorInfo
+from proxyd.protocols.rdp.wire import WireError
+from proxyd.recorder.record import Kind
+from proxyd.session import Login
+
+if TYPE_CHECKING:
+    from proxyd.access import Permit
+    from proxyd.config import RdpListen
+    from proxyd.engine import Caller, Core
+    from proxyd.session import Session
+    from proxyd.stream import Stream
+
+GRAPHICS: Final = "bitmap"  # the policy of what may be painted by
+
+
+class RdpEngine:
+    """One client connection; satisfies `proxyd.engine.Engine`."""
+
+    name: ClassVar[str] = "rdp"
+
+    def __init__(
+        self, core: Core, listen: RdpListen, tls: ssl.SSLContext, key: bytes, caller: Caller
+    ) -> None:
+        self._core = core
+        self._listen = listen
+        self._front = Front(caller, listen, tls, key)
+        self._wants: Wants | None = None
+        self._wanted = Wanted("")
+
+    @property
+    def failures(self) -> int:
+        """How many proofs failed."""
+        return self._front.failures
+
+    async def greet(self) -> Login:
+        """Take the client in. Raises ClientError, as ProtocolBroken; Denied."""
+        access = self._core.access
+        try:
+            proven = await self._front.begin(access)
+            wants = await self._front.confer()
+        except WireError as error:
+            raise await broken(self._front, error) from None
+        self._wanted = self._aim(proven or wants.info.user)
+        login = await self._front.prove(access, self._wanted.user, wants.info.password)
+        self._wants = Wants(wants.blocks, replace(wants.info, password=""))  # kept for as long as the session
+        return Login(login.user, login.user_ip, login.how, client=shown(wants))
+
+    def _aim(self, name: str) -> Wanted:
+        """Read from the user's name who it is and where they want to go."""
+        wanted = self._core.access.parse_username(name)
+        bound = self._listen.target
+        if not bound or wanted.target == bound:
+            return wanted
+        if wanted.login is None:  # the listener leads to one target: what stands in its place is a login
+            return Wanted(wanted.user, wanted.target, bound)
+        return wanted
+
+    async def choose(self, login: Login) -> Permit:
+        """Give the permit for the target that was named; raises Denied."""
+        wanted = self._wanted
+        if self._listen.target not in ("", wanted.target):
+            raise Denied(f"This address leads to {self._listen.target} only.")
+        return self._core.access.authorize(
+            login.user, wanted.login, wanted.target, login.user_ip, protocol="rdp"
+        )
+
+    async def serve(self, session: Session) -> None:
+        """Log in to the target and relay; returns when either side has ended. Raises TargetError and its kin."""
+        client, wants = self._front.done(), self._wants
+        assert wants is not None  # noqa: S101 - `greet` has found them out
+        target = await self._dial(session, client, wants)
+        try:
+            conduit = self._joined(session, client, target, wants)
+            session.attach(conduit)
+        except BaseException:
+            target.stream.abort()
+            raise
+        await conduit.run()
+
+    async def _dial(self, session: Session, client: Stream, wants: Wants) -> back.Back:
+        """Connect to the target, for as long as the client is there to want it."""
+        found: back.Back | ProxydError = ClientError("The client left while its target was being connected.")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_until_gone, client, nursery.cancel_scope)
+            try:
+                found = await back.connect(session.permit.target, session.login, wants)
+            except ProxydError as error:  # raised below, alone: out of the nursery it would come in a group
+                found = error
+            nursery.cancel_scope.cancel()
+        if isinstance(found, ProxydError):
+            raise found
+        return found
+
+    @staticmethod
+    def _joined(session: Session, client: Stream, target: back.Back, wants: Wants) -> Conduit:
+        """Put on the tape how the session was negotiated, and join the two sides."""
+        core = gcc.client_core(wants.blocks)
+        names = [channel.name for channel in gcc.channels(wants.blocks)]
+        numbered = numbers(names, target.user, target.io, target.channels)
+        session.tape.add(
+            Kind.REQUEST,
+            {"name": "rdp", "width": core.width, "height": core.height, "depth": target.depth,
+             "layout": core.layout, "channels": {str(key): name for key, name in numbered.names.items()},
+             "io": mcs.GLOBAL_CHANNEL, "user": USER, "graphics": GRAPHICS},
+        )  # fmt: skip
+        return Conduit(session, client, target.stream, numbered, Desk(core.width, core.height))
+
+    async def refuse(self, error: ProxydError) -> None:
+        """Say why, by Set Error Info: clients show words of their own for each code."""
+        ended = isinstance(error, Dropped | RecordingFailed)
+        self._front.say(ErrorInfo.RPC_INITIATED_DISCONNECT if ended else ErrorInfo.SERVER_DENIED_CONNECTION)
+
+    async def aclose(self) -> None:
+        """Close the client's side; what was said gets its moment."""
+        await self._front.aclose()
+
+
+async def _until_gone(client: Stream, scope: trio.CancelScope) -> None:
+    """Cancel `scope` when the client leaves; what it sends meanwhile waits for the session."""
+    try:
+        data = await client.receive()
+    except ClientError:
+        data = b""
+    client.unread(data)
+    if not data:
+        scope.cancel()

@@ -1,0 +1,274 @@
+"""The client's side until its session begins: the whole connection sequence, up to what it says of its user.
+
+Rule 1: nothing that came before TLS is taken for said inside it; RDP's own security is never agreed to.
+Rule 2: a user that is not there runs through the same exchange as one that is, and is refused in the same words.
+Rule 3: NLA proves a password alone, so who must show a second factor logs in without it: the code stands behind the
+        password.
+Rule 4: what is refused is said in the protocol's own words (CredSSP's errorCode, Set Error Info), or clients say that the
+        network failed, and try again.
+
+MS-RDPBCGR 1.3.1.1; 2.2.1.1 to 2.2.1.11.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+
+import trio
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from proxyd import metrics
+from proxyd.characters import printable
+from proxyd.errors import ClientError, ConfigError, ProtocolBroken
+from proxyd.preamble import Side, read_preamble
+from proxyd.protocols.rdp import credssp, gcc, info, mcs, share, wire
+from proxyd.protocols.rdp.capabilities import OUR_SHARE
+from proxyd.protocols.rdp.crossing import FIRST_CHANNEL, USER
+from proxyd.protocols.rdp.info import ClientInfo
+from proxyd.protocols.rdp.share import DataKind, ErrorInfo, ShareData
+from proxyd.protocols.rdp.talk import Talk, missing
+from proxyd.protocols.rdp.wire import NegotiationFailure, Protocol, WireError
+from proxyd.session import Login
+from proxyd.stream import Stream, adopt_server
+from proxyd.verifiers import nt_key, nt_key_of
+
+if TYPE_CHECKING:
+    import ssl
+
+    from proxyd.access import Access
+    from proxyd.config import RdpListen, User
+    from proxyd.engine import Caller
+
+GREETING_SECONDS: Final = 60.0  # the listener's grace is shorter, or as long
+LEAVE_S: Final = 1.0  # a refused client gets to read why
+CODE_DIGITS: Final = 6  # of a one-time code, behind the password
+MAX_MESSAGES: Final = 64  # before Client Info: 31 channels are joined, and a few more
+MAX_SHOWN: Final = 64  # characters of a name that came from a client
+
+_NLA: Final = Protocol.HYBRID
+_PASSWORD: Final = frozenset({"password"})
+
+
+class Wants(NamedTuple):
+    """What a client that has come through its connection sequence asks for."""
+
+    blocks: gcc.Blocks  # of its conference request
+    info: ClientInfo
+
+
+def front_key(listen: RdpListen) -> bytes:
+    """Give the public key clients see, which NLA binds to; reads a file. Raises ConfigError."""
+    try:
+        certificate = x509.load_pem_x509_certificate(listen.certificate.read_bytes())
+        return credssp.public_key(certificate.public_bytes(Encoding.DER))
+    except OSError as error:
+        raise ConfigError(f"can't be read: {error.strerror}", listen.certificate) from None
+    except ValueError:
+        raise ConfigError("is no certificate that can be used", listen.certificate) from None
+
+
+class Front:
+    """A client's connection."""
+
+    def __init__(self, caller: Caller, listen: RdpListen, tls: ssl.SSLContext, key: bytes) -> None:
+        self._caller = caller
+        self._listen = listen
+        self._tls = tls
+        self._key = key
+        self._requested = wire.STANDARD_SECURITY
+        self._talk: Talk | None = None
+        self._adopted = False
+        self._spoken = False  # the conference stands: what ends it can be said
+        self._proven = ""  # by NLA
+        self.failures = 0
+
+    # ------------------------------------------------------------------ the connection
+
+    async def begin(self, access: Access) -> str:
+        """Do all that comes before the conference; gives the name NLA has proven, empty without it.
+
+        Raises ClientError, WireError.
+        """
+        selected = await self._negotiate()
+        self._adopted = True
+        self._talk = Talk(await adopt_server(self._caller.sock, self._tls))
+        if selected is _NLA:
+            self._proven = await self._network_level(access, self._talk)
+        return self._proven
+
+    async def _negotiate(self) -> Protocol:
+        """Agree on how the connection is secured, 2.2.1.1 and 2.2.1.2 (rule 1)."""
+        sock = self._caller.sock
+        got = await read_preamble(
+            sock, missing, side=Side.CLIENT, limit=wire.MAX_CONNECTION_REQUEST, seconds=GREETING_SECONDS
+        )
+        self._requested = wire.parse_connection_request(got).protocols
+        selected = self._select(self._requested)
+        flags = wire.ResponseFlag.EXTENDED_CLIENT_DATA_SUPPORTED if selected else wire.ResponseFlag(0)
+        failure = 0
+        if not selected:
+            failure = (
+                NegotiationFailure.HYBRID_REQUIRED_BY_SERVER
+                if self._listen.nla
+                else NegotiationFailure.SSL_REQUIRED_BY_SERVER
+            )
+        try:
+            sock.send(wire.build_connection_confirm(wire.ConnectionConfirm(selected, flags, failure)))
+        except OSError as error:
+            raise ClientError(f"the client broke the connection: {error.strerror}") from None
+        if not selected:
+            raise ClientError("The client knows no security that this address takes.")
+        return selected
+
+    def _select(self, requested: Protocol) -> Protocol:
+        if self._listen.nla and _NLA in requested:
+            return _NLA
+        if self._listen.deferred and Protocol.SSL in requested:
+            return Protocol.SSL
+        return wire.STANDARD_SECURITY
+
+    # ------------------------------------------------------------------ NLA
+
+    async def _network_level(self, access: Access, talk: Talk) -> str:
+        """Let the client prove its user's password by CredSSP; gives the name. Raises ClientError, WireError."""
+
+        def lookup(user: str, _: str) -> Sequence[bytes]:
+            found = access.user(access.parse_username(user).user)
+            if found is None or not found.nt_hash or not alone(found, _PASSWORD):
+                return ()
+            return (nt_key_of(found.nt_hash),)
+
+        acceptor = credssp.Acceptor(lookup, self._key, time.time())
+        while acceptor.login is None:
+            request = await talk.request()
+            try:
+                answer = acceptor.step(request)
+            except credssp.Refused as refused:
+                if refused.answer:
+                    self._send(refused.answer)
+                self._failed()
+            if answer:
+                talk.send(answer)
+        return acceptor.login.user
+
+    # ------------------------------------------------------------------ the conference
+
+    async def confer(self) -> Wants:
+        """Be the server of its conference until it has said who its user is; raises ClientError, WireError."""
+        talk = self._talk
+        assert talk is not None  # noqa: S101 - `begin` comes first
+        initial = mcs.parse_connect_initial(await talk.frame())
+        blocks = gcc.parse_create_request(initial.user_data)
+        gcc.client_core(blocks)  # which every client must have
+        ids = range(FIRST_CHANNEL, FIRST_CHANNEL + len(gcc.channels(blocks)))
+        ours = gcc.build_create_response(gcc.server_blocks(self._requested, ids))
+        talk.send(mcs.build_connect_response(mcs.ConnectResponse(0, mcs.OUR_PARAMETERS, ours)))
+        may_join = {USER, mcs.GLOBAL_CHANNEL, *ids}
+        for _ in range(MAX_MESSAGES):
+            match mcs.parse_message(await talk.frame()):
+                case mcs.ErectDomainRequest():
+                    pass
+                case mcs.AttachUserRequest():
+                    talk.send(mcs.build_message(mcs.AttachUserConfirm(0, USER)))
+                case mcs.ChannelJoinRequest(_, channel) if channel in may_join:
+                    talk.send(mcs.build_message(mcs.ChannelJoinConfirm(0, USER, channel, channel)))
+                case mcs.Data(_, mcs.GLOBAL_CHANNEL, payload):
+                    self._spoken = True
+                    return Wants(blocks, info.parse_client_info(payload))
+                case mcs.Disconnect():
+                    raise ClientError("The client left before its login.")
+                case _:
+                    raise WireError("sent what has no place before a login")
+        raise WireError("joins channels for ever")
+
+    # ------------------------------------------------------------------ who it is
+
+    async def prove(self, access: Access, name: str, said: str) -> Login:
+        """Let the client prove that it is the user of that name, by the password of Client Info; raises ClientError.
+
+        After NLA it has done so.
+        """
+        if self._proven:
+            return Login(name, self._caller.ip, "nla")
+        user = access.user(name)
+        needed = _PASSWORD if user is None else _needed(user)
+        code = said[-CODE_DIGITS:] if needed and "totp" in needed else ""
+        password = said[:-CODE_DIGITS] if code else said
+        right = await _is_password(access, user, name, password)
+        if not needed or not right or (code and not await access.verify_totp(name, code)):
+            self._failed()
+        return Login(name, self._caller.ip, "+".join(sorted(needed)))
+
+    def _failed(self) -> NoReturn:
+        self.failures += 1
+        metrics.LOGINS.labels(protocol="rdp", result="failed").inc()
+        self.say(ErrorInfo.SERVER_DENIED_CONNECTION)
+        raise ClientError("The client did not prove who it is.")
+
+    # ------------------------------------------------------------------ talking
+
+    def say(self, code: ErrorInfo) -> None:
+        """Say why the connection ends, if the client is far enough to understand it (rule 4)."""
+        if self._spoken:
+            self._send(farewell(code))
+
+    def _send(self, data: bytes) -> None:
+        if self._talk is not None:
+            with contextlib.suppress(ClientError, trio.ClosedResourceError):
+                self._talk.send(data)
+
+    def done(self) -> Stream:
+        """Hand the stream on to the session."""
+        assert self._talk is not None  # noqa: S101 - the login came through it
+        return self._talk.done()
+
+    async def aclose(self) -> None:
+        """Close; what was said arrives if the client reads it within LEAVE_S."""
+        if self._talk is not None:
+            await self._talk.stream.aclose(LEAVE_S)
+        elif not self._adopted:
+            self._caller.sock.close()
+
+
+def farewell(code: ErrorInfo, share_id: int = OUR_SHARE) -> bytes:
+    """Give the frames that end a client's session for a reason: Set Error Info, 2.2.5.1, and the ultimatum, 2.2.2.3."""
+    why = ShareData(share_id, mcs.SERVER_USER, DataKind.SET_ERROR_INFO, share.error_info(code))
+    data = mcs.Data(mcs.SERVER_USER, mcs.GLOBAL_CHANNEL, share.build_share_data(why))
+    return mcs.build_data(data, to_server=False) + mcs.build_message(
+        mcs.Disconnect(mcs.Reason.PROVIDER_INITIATED)
+    )
+
+
+async def broken(front: Front, error: WireError) -> ProtocolBroken:
+    """Say to the client that it broke the protocol, and give the error for it."""
+    front.say(ErrorInfo.SERVER_DENIED_CONNECTION)
+    await trio.lowlevel.checkpoint()
+    return ProtocolBroken(f"The client {error}.")
+
+
+def alone(user: User, factors: frozenset[str]) -> bool:
+    """Tell whether these factors log the user in."""
+    return any(chain <= factors for chain in user.chains)
+
+
+def _needed(user: User) -> frozenset[str]:
+    """Give the factors a user must show, the fewest that are possible here; none when none are."""
+    ways = [chain for chain in user.chains if chain <= {"password", "totp"}]
+    return min(ways, key=lambda chain: (len(chain), "totp" in chain), default=frozenset())
+
+
+async def _is_password(access: Access, user: User | None, name: str, password: str) -> bool:
+    if user is not None and not user.password and user.nt_hash:
+        return secrets.compare_digest(nt_key(password), nt_key_of(user.nt_hash))
+    return await access.verify_password(name, password)
+
+
+def shown(wants: Wants) -> str:
+    """Give what the client says of itself, for the record: its computer's name and its build."""
+    core = gcc.client_core(wants.blocks)
+    return printable(f"{core.name[:MAX_SHOWN]} (build {core.build})")
