@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from proxyd.cli_output import size
+from proxyd.cli_output import Column, Output, position, size
 from proxyd.recorder.queries import Queries, Query
 from proxyd.recorder.record import Kind, Record
 
+LEAST_DETAILS = 30  # columns in which a line of the log can be read
 LINE_LIMIT = 4096  # characters of one typed line; the kernel's own line editor stops there
 ECHO_LIMIT = 1 << 16  # bytes of output in which the echo of a typed line is looked for
 _ESCAPES = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|O.|[ -/]*[0-~])")
@@ -183,6 +184,13 @@ def told_by(record: Record) -> tuple[str, str] | None:
             return "refused", f"{size(len(body))} of input while blocked"
         case Kind.NOTICE:
             return "notice", _text(body)
+        case Kind.CLIPBOARD:
+            about = (
+                _text(body.get("direction", "")),
+                _text(body.get("format", "")),
+                size(body.get("size", 0)),
+            )
+            return "clipboard", f"{', '.join(filter(None, about))}: {_text(body.get('text') or '')}"
         case Kind.OMITTED:
             moved = f"{size(body.get('input', 0))} in, {size(body.get('output', 0))} out"
             return "omitted", f"{moved}: {_text(body.get('why', ''))}"
@@ -220,3 +228,14 @@ def _transfer(body: dict[str, Any]) -> str:
 
 def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def print_entries(output: Output, lines: Iterable[Entry]) -> None:
+    """Print the log of a session of screens: a row for each entry."""
+    columns = [
+        Column("AT", lambda entry: position(entry["at_us"]), right=True),
+        Column("CH", lambda entry: entry["channel"] or "", keep=1, right=True),
+        Column("WHAT", lambda entry: entry["kind"]),
+        Column("DETAILS", lambda entry: entry["text"], fold=LEAST_DETAILS),
+    ]
+    output.table(columns, (entry.document() for entry in lines), "Nothing happened.")

@@ -1,4 +1,4 @@
-"""`proxyctl`'s commands about recordings: log, replay, export, verify.
+"""`proxyctl`'s commands about recordings: log, replay, export, verify; those of desktops only are cli_desktop's part.
 
 Rule 1: the first three ask the daemon, which allows it and writes it into the ledger; then this process opens the
         recording itself, with the operator's identity file. The daemon has no key that could.
@@ -20,24 +20,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import click
 
 from proxyd.cli_app import Command, CommandLine, Run, session_argument, who
-from proxyd.cli_output import FAILED, ID_SHOWN, Column, Output, duration, position, size
+from proxyd.cli_output import FAILED, ID_SHOWN, Column, duration, size
 from proxyd.cli_sessions import views_of
 from proxyd.errors import ConfigError, FormatError, ProxydError
 
 if TYPE_CHECKING:
-    from proxyd.cli_log import Entry
     from proxyd.recorder.record import Record
     from proxyd.recorder.replay import Recording
     from proxyd.recorder.verify import Report
 
 FORMATS = ("asciicast", "asciicast2", "jsonl", "csv")
-LEAST_DETAILS = 30  # columns in which a line of the log can be read
 PRIVATE = 0o600  # an export holds what the recording held, in the clear
 
 
 def add_to(group: CommandLine) -> None:
     """Add these commands, in the order the help shows them."""
-    for command in (log, replay, export, verify):
+    from proxyd.cli_desktop import screenshot
+
+    for command in (log, replay, screenshot, export, verify):
         group.add_command(command)
 
 
@@ -66,7 +66,7 @@ class Opened(NamedTuple):
     identity: Path
 
 
-def _open(run: Run, command: str, session: str, identity: Path | None) -> Opened:
+def open_recording(run: Run, command: str, session: str, identity: Path | None) -> Opened:
     """Ask the daemon (Rule 1), then open the recording. Raises ControlError, ConfigError, FormatError."""
     from proxyd.recorder.replay import Recording
 
@@ -82,7 +82,7 @@ def _open(run: Run, command: str, session: str, identity: Path | None) -> Opened
     return Opened(Recording.open(Path(answer["path"]), key), answer, key)
 
 
-_identity = click.option(
+take_identity = click.option(
     "--identity",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
@@ -93,12 +93,13 @@ _channel = click.option("--channel", type=click.IntRange(min=0), help="This chan
 
 def _check_options(run: Run, session: str, given: Mapping[str, bool], form: str = "") -> None:
     """Refuse what a session of its kind has not, before the ledger says that someone saw it. Raises UsageError."""
+    from proxyd.cli_desktop import refuse_desktop
     from proxyd.cli_queries import refuse_screen_options
     from proxyd.recorder.export import choose
 
-    if not form and not any(given.values()):
-        return
     row = run.call("show", session=session)["session"]
+    if form != "jsonl":
+        refuse_desktop(row)
     refuse_screen_options(row, given)
     try:
         choose(form, row["protocol"])
@@ -127,18 +128,22 @@ class _Records:
 
 @click.command(cls=Command, short_help="Show what happened in an ended session.")
 @session_argument()
-@_identity
+@take_identity
 @click.pass_obj
 def log(run: Run, session: str, identity: Path | None) -> None:
     """Show the log of an ended session: events, commands, statements, transfers, findings, who watched.
 
-    What a user typed is shown when the session showed it too; a password is not.
+    What a user typed is shown when the session showed it too; a password is not. What a desktop showed is a picture:
+    there all keys are in the log, passwords too.
     """
-    from proxyd.cli_log import entries
+    from proxyd import cli_desktop
+    from proxyd.cli_log import entries, print_entries
     from proxyd.cli_queries import is_of_statements, print_log
 
-    recording, answer, _ = _open(run, "log", session, identity)
-    lines = sorted(entries(recording.records()), key=attrgetter("at_us"))
+    recording, answer, _ = open_recording(run, "log", session, identity)
+    desktop = cli_desktop.log_of(recording) if cli_desktop.is_desktop(answer["session"]) else None
+    found = entries(recording.records()) if desktop is None else desktop.entries
+    lines = sorted(found, key=attrgetter("at_us"))
     if run.output.json:
         shown = [entry.document() for entry in lines]
         run.output.document({"session": answer["session"], "entries": shown, "views": answer["views"]})
@@ -148,26 +153,19 @@ def log(run: Run, session: str, identity: Path | None) -> None:
         lasted = duration((row["ended_at"] or row["started_at"]) - row["started_at"])
         run.output.line(f"{who(row)}, {began}, {lasted}")
         run.output.line()
-        (print_log if is_of_statements(row) else _print_log)(run.output, lines)
+        (print_log if is_of_statements(row) else print_entries)(run.output, lines)
         views = views_of(answer, run.output)
         run.output.line()
         run.output.line("Watched by")
         for view in views or ["nobody"]:
             run.output.line(f"  {view}")
-    _warn_of_damage(run, recording)
+    warn_of_damage(run, recording)
+    if desktop is not None:
+        desktop.say(run)
 
 
-def _print_log(output: Output, entries: Iterable[Entry]) -> None:
-    columns = [
-        Column("AT", lambda entry: position(entry["at_us"]), right=True),
-        Column("CH", lambda entry: entry["channel"] or "", keep=1, right=True),
-        Column("WHAT", lambda entry: entry["kind"]),
-        Column("DETAILS", lambda entry: entry["text"], fold=LEAST_DETAILS),
-    ]
-    output.table(columns, (entry.document() for entry in entries), "Nothing happened.")
-
-
-def _warn_of_damage(run: Run, recording: Recording) -> None:
+def warn_of_damage(run: Run, recording: Recording) -> None:
+    """Say it when a recording is not whole."""
     if recording.damage:
         run.output.remark(
             f"the recording is not whole: {recording.damage}; see: proxyctl verify {recording.path.name}"
@@ -183,7 +181,7 @@ def _warn_of_damage(run: Run, recording: Recording) -> None:
 )
 @click.option("--follow", is_flag=True, help="At the end of what there is, wait for more: a live session.")
 @_channel
-@_identity
+@take_identity
 @click.pass_obj
 def replay(
     run: Run,
@@ -205,8 +203,8 @@ def replay(
     from proxyd.cli_view import Pace, Player, replay_plainly
     from proxyd.terminal import showing
 
-    _check_options(run, session, {"--channel": channel is not None})
-    recording, answer, key = _open(run, "replay", session, identity)
+    _check_options(run, session, {"--channel": channel is not None}, "jsonl" if run.output.json else "")
+    recording, answer, key = open_recording(run, "replay", session, identity)
     growing = follow and answer["session"]["state"] == "live"
     more = _follower(recording.path, key) if growing else None
     if run.output.json:
@@ -221,7 +219,7 @@ def replay(
                 view = view_of(run.output, channel)(screen, answer["session"], who(answer["session"]))
                 Player(recording.records, view, pace, recording.duration_us, more).play()
     if answer["session"]["state"] != "live":
-        _warn_of_damage(run, recording)
+        warn_of_damage(run, recording)
 
 
 def _follower(path: Path, identity: Path) -> Callable[[int, int], Iterator[Record]]:
@@ -264,7 +262,7 @@ def _followed(
 @click.option("--input", "with_input", is_flag=True, help="With what the user typed, passwords included.")
 @click.option("--force", is_flag=True, help="Replace FILE.")
 @_channel
-@_identity
+@take_identity
 @click.pass_obj
 def export(
     run: Run,
@@ -279,8 +277,8 @@ def export(
 ) -> None:
     """Write a recording in a form other tools read; the file is for your eyes only (0600).
 
-    jsonl is every record; of a database session every statement with its result, as csv is, which escapes control
-    characters and what a spreadsheet would take for a formula.
+    jsonl is every record, of a desktop the only form; of a database session every statement with its result, as csv
+    is, which escapes control characters and what a spreadsheet would take for a formula.
     """
     from proxyd.recorder.export import choose
     from proxyd.recorder.export import export as lines_of
@@ -290,29 +288,29 @@ def export(
     if target is not None and target.exists() and not force:
         raise ProxydError(f"{target} exists: add --force to replace it")
     _check_options(run, session, {"--channel": channel is not None, "--input": with_input}, form or "")
-    recording, answer, _ = _open(run, "export", session, identity)
+    recording, answer, _ = open_recording(run, "export", session, identity)
     form = choose(form or "", answer["session"]["protocol"])
     lines = lines_of(recording, form, channel=channel, with_input=with_input)
     if target is None:
         sys.stdout.writelines(lines)
     else:
-        _write_private(target, lines)
+        write_private(target, lines)
         written = target.stat().st_size
         if run.output.json:
             run.output.document(
                 {"session": answer["session"]["id"], "format": form, "path": str(target), "bytes": written}
             )
         run.output.line(f"{target}: {form}, {size(written)}")
-    _warn_of_damage(run, recording)
+    warn_of_damage(run, recording)
 
 
-def _write_private(target: Path, lines: Iterable[str]) -> None:
+def write_private(target: Path, parts: Iterable[str | bytes]) -> None:
     """Write a file whole or not at all, readable by its owner only."""
     aside = target.with_name(f".{target.name}.{os.getpid()}")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.writelines(lines)
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(part.encode() if isinstance(part, str) else part for part in parts)
         aside.replace(target)
     except BaseException:
         aside.unlink()

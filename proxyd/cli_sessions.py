@@ -191,11 +191,14 @@ def watch(run: Run, session: str, channel: int | None) -> None:
     Keys: q leaves, b blocks the user's input, u unblocks it, d drops the session, r repaints.
     Into a pipe goes the raw output; with --json every record, one a line.
     """
+    from proxyd.cli_desktop import refuse_watching
     from proxyd.cli_queries import scene_of, view_of
     from proxyd.cli_view import Watching, watch_plainly
     from proxyd.terminal import showing
 
     client = run.client()
+    if not run.output.json:
+        refuse_watching(client, session)
     end = None
     with client.stream("watch", session=session) as stream:
         if run.output.json:
@@ -354,14 +357,14 @@ def list_users(run: Run) -> None:
 @users.command("hash-password")
 @click.option("--stdin", "from_stdin", is_flag=True, help="Read the password from standard input, one line.")
 @click.option(
-    "--databases", is_flag=True, help="Also what PostgreSQL, MySQL and MariaDB clients prove it with."
+    "--databases", is_flag=True, help="Also what PostgreSQL, MySQL, MariaDB and RDP clients prove it with."
 )
 @click.pass_obj
 def hash_password(run: Run, *, from_stdin: bool, databases: bool) -> None:
     """Print the argon2id hash of a password, for a user's `password` in the configuration.
 
-    With --databases, the lines of [users.NAME] for that and for database clients, which prove a password without
-    sending it. Keep those that are needed: who reads one can guess, and from the last two quickly.
+    With --databases, the lines of [users.NAME] for that and for database and RDP clients, which prove a password
+    without sending it. Keep those that are needed: who reads one can guess, and from the last three quickly.
     """
     from proxyd import access
 
@@ -385,13 +388,14 @@ def _print_verifiers(output: Output, hashed: str, password: str) -> None:
     from proxyd import verifiers
 
     made = {
-        "password": (hashed, "SSH, and database clients that send it inside TLS"),
+        "password": (hashed, "SSH, and database and RDP clients that send it inside TLS"),
         "scram": (verifiers.scram(password), "PostgreSQL clients"),
         "mysql_native": (verifiers.mysql_native(password), "MySQL and MariaDB clients"),
         "mariadb_ed25519": (
             verifiers.mariadb_ed25519(password),
             "MariaDB clients that use the ed25519 plugin",
         ),
+        "nt_hash": (verifiers.nt_hash(password), "RDP clients that prove it by Network Level Authentication"),
     }
     if output.json:
         output.document({name: value for name, (value, _) in made.items()})

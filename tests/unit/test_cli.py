@@ -25,7 +25,7 @@ from proxyd import cli, cli_view, setup
 from proxyd.cli_app import Run
 from proxyd.cli_log import entries
 from proxyd.cli_output import Column, Output, _fitting, clean, duration, position, size
-from proxyd.cli_recordings import Place, _write_private
+from proxyd.cli_recordings import Place, write_private
 from proxyd.cli_sessions import Moment
 from proxyd.cli_view import Pace, Player, Scene, View
 from proxyd.recorder.record import Kind, Record
@@ -578,8 +578,8 @@ def test_files_an_export_leaves_are_private(tmp_path: Path) -> None:
         raise ValueError
 
     with pytest.raises(ValueError):
-        _write_private(tmp_path / "a", lines())
+        write_private(tmp_path / "a", lines())
     assert list(tmp_path.iterdir()) == []
-    _write_private(tmp_path / "a", ["x\n"])
+    write_private(tmp_path / "a", ["x\n"])
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
     assert (tmp_path / "a").read_text() == "x\n"

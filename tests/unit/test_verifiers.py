@@ -64,6 +64,7 @@ def test_the_printed_lines_are_a_users_configuration(tmp_path) -> None:
         verifiers.mysql_native("s3cret"),
         verifiers.mariadb_ed25519("s3cret"),
     )
+    assert user.nt_hash == verifiers.nt_hash("s3cret")
     salt = base64.b64decode((user.scram or "").split(":")[1].split("$")[0])
     assert user.scram == verifiers.scram("s3cret", salt=salt)
 
@@ -72,5 +73,5 @@ def test_json_names_them_as_the_configuration_does() -> None:
     words = ["users", "hash-password", "--databases", "--stdin", "--json"]
     done = CliRunner().invoke(cli.proxyctl, words, input="s3cret\n", prog_name="proxyctl")
     made = json.loads(done.stdout)
-    assert sorted(made) == ["mariadb_ed25519", "mysql_native", "password", "scram"]
+    assert sorted(made) == ["mariadb_ed25519", "mysql_native", "nt_hash", "password", "scram"]
     assert made["mysql_native"] == verifiers.mysql_native("s3cret")

@@ -1,0 +1,237 @@
+"""`proxyctl` on RDP sessions: a picture of the screen at any moment, and the log with what was typed.
+
+Rule 1: a picture is a view: the daemon allows it, and writes it into the ledger, as it does a replay.
+Rule 2: what reads the recording's bytes runs apart (cli_decoder); where it fails, a log still has all the rest, and says
+        what is missing.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from proxyd.cli_app import Command, Run, session_argument
+from proxyd.cli_output import FAILED, ID_SHOWN, position, size
+from proxyd.cli_recordings import Place, open_recording, take_identity, warn_of_damage, write_private
+from proxyd.cli_sessions import Moment
+from proxyd.errors import FormatError, ProxydError
+
+if TYPE_CHECKING:
+    from proxyd.cli_decoder import Drawn
+    from proxyd.cli_log import Entry
+    from proxyd.control.client import Client
+    from proxyd.recorder.record import Record
+    from proxyd.recorder.replay import Recording
+
+PROTOCOL = "rdp"
+
+
+def is_desktop(session: Mapping[str, Any]) -> bool:
+    """Say whether a session is one of a desktop, which no terminal shows."""
+    return bool(session["protocol"] == PROTOCOL)
+
+
+def refuse_desktop(session: Mapping[str, Any]) -> None:
+    """Raise UsageError for a desktop where a terminal would show it."""
+    if is_desktop(session):
+        name = session["id"][:ID_SHOWN]
+        text = (
+            f"a terminal can't show the desktop of this {PROTOCOL} session: proxyctl screenshot {name} -o FILE draws "
+            f"it at any moment, and proxyctl log {name} says what was typed, once it has ended"
+        )
+        raise click.UsageError(text)
+
+
+def refuse_watching(client: Client, session: str) -> None:
+    """Raise UsageError for a desktop, before anybody is told that it is watched."""
+    from proxyd.control.client import ControlError
+
+    with suppress(ControlError):  # what the daemon says to `watch` itself is clearer
+        refuse_desktop(client.call("show", session=session)["session"])
+
+
+# ---------------------------------------------------------------------------- a picture
+
+
+class When(NamedTuple):
+    """A moment of a session: microseconds since it began, or a time of day in seconds since 1970."""
+
+    offset_us: int | None
+    clock: float = 0.0
+
+    def within(self, session: Mapping[str, Any]) -> int:
+        """Give it in microseconds since the session began. Raises UsageError when it is outside of it."""
+        began = session["started_at"]
+        lasted_us = round(((session["ended_at"] or time.time()) - began) * 1e6)
+        at_us = round((self.clock - began) * 1e6) if self.offset_us is None else self.offset_us
+        if at_us < 0:
+            raise click.UsageError("the session had not begun by then")
+        if at_us > lasted_us:
+            so_far = "" if session["ended_at"] else " so far"
+            raise click.UsageError(f"the session was not that long: {position(lasted_us)}{so_far}")
+        return at_us
+
+
+class At(click.ParamType[When]):
+    """A place in a recording, or a time."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> When:
+        """Take what is a place in a recording as one, everything else as a time."""
+        try:
+            return When(Place().convert(value, param, ctx))
+        except click.BadParameter:
+            pass
+        try:
+            return When(None, Moment().convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(f"{value!r} is no moment: 83, 1:23, 1h2m3s or 2026-11-21T14:00", param, ctx)
+
+
+@click.command(cls=Command, short_help="Draw the screen of a desktop session at a moment.")
+@session_argument()
+@click.option("--at", "when", type=At(), metavar="TIME",
+              help="At 83s, 1:23, or 2026-11-21T14:00:05; else the last moment.")  # fmt: skip
+@click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path, dir_okay=False),
+              metavar="FILE", help="Where to, as PNG.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace FILE.")
+@take_identity
+@click.pass_obj
+def screenshot(
+    run: Run, session: str, *, when: When | None, target: Path, force: bool, identity: Path | None
+) -> None:
+    """Draw the screen of an RDP session, live or ended, as PNG; the file is for your eyes only (0600).
+
+    A TIME like 1:23 is counted from the session's beginning; a time of day needs its date. Of a live session there is
+    what is on disk by now.
+    """
+    from proxyd.cli_decoder import draw, require
+
+    require()
+    if target.exists() and not force:
+        raise ProxydError(f"{target} exists: add --force to replace it")
+    row = run.call("show", session=session)["session"]
+    if not is_desktop(row):
+        raise click.UsageError(
+            f"this {row['protocol']} session has no desktop: see proxyctl replay {row['id'][:ID_SHOWN]}"
+        )
+    at_us = when.within(row) if when else None
+    recording, answer, _ = open_recording(run, "replay", session, identity)
+    drawn = draw(_until(recording.records(), at_us))
+    if not drawn.width:
+        raise FormatError("the recording shows no screen up to then")
+    write_private(target, [drawn.png])
+    reached_us = recording.duration_us
+    _say(run, row, target, drawn, reached_us if at_us is None else min(at_us, reached_us))
+    if answer["session"]["state"] != "live":
+        warn_of_damage(run, recording)
+
+
+def _say(run: Run, session: Mapping[str, Any], target: Path, drawn: Drawn, at_us: int) -> None:
+    """Say what was drawn, and where to."""
+    written = len(drawn.png)
+    if run.output.json:
+        about = {"session": session["id"], "path": str(target), "width": drawn.width, "height": drawn.height,
+                 "at_us": at_us, "bytes": written, "unread": drawn.faults}  # fmt: skip
+        run.output.document(about)
+    at = f"{position(at_us)}, {run.output.time(session['started_at'] + at_us / 1e6)}"
+    run.output.line(f"{target}: {drawn.width} x {drawn.height}, at {at}, {size(written)}")
+    if drawn.faults:
+        run.output.remark(
+            f"{drawn.faults} updates of the screen could not be read: the picture may lack them"
+        )
+
+
+def _until(records: Iterable[Record], at_us: int | None) -> Iterator[Record]:
+    return takewhile(lambda record: at_us is None or record.at_us <= at_us, records)
+
+
+# ---------------------------------------------------------------------------- the log
+
+
+class Log(NamedTuple):
+    """The log of a desktop. `unread` messages of the client could not be read; `error`: none of them could, and why."""
+
+    entries: list[Entry]
+    unread: int = 0
+    error: str = ""
+
+    def say(self, run: Run) -> None:
+        """Say what is missing; ends the run as failed when it is all that was typed."""
+        if self.error:
+            run.output.remark(f"what was typed is not shown: {self.error}")
+            sys.exit(FAILED)
+        if self.unread:
+            run.output.remark(f"{self.unread} messages of the client could not be read: keys may be missing")
+
+
+def log_of(recording: Recording) -> Log:
+    """Read the log of a desktop session: what was typed, and everything else that happened (rule 2)."""
+    from proxyd.cli_decoder import Undecoded, read_typed
+    from proxyd.cli_log import Entry
+
+    found = list(_events(recording.records()))
+    try:
+        typed = read_typed(record for record in recording.records() if record.kind in _input_kinds())
+    except Undecoded as error:
+        return Log(found, error=str(error))
+    found += [
+        Entry(at_us, 0, "refused" if refused else "typed", text) for at_us, refused, text in typed.lines
+    ]
+    return Log(found, typed.faults)
+
+
+def _input_kinds() -> frozenset[int]:
+    """Give the kinds of record that say what was typed: the negotiation, input, and what a block refused."""
+    from proxyd.recorder.record import Kind
+
+    return frozenset({Kind.REQUEST, Kind.INPUT_PDU, Kind.REFUSED})
+
+
+def _events(records: Iterable[Record]) -> Iterator[Entry]:
+    """Yield what records tell by themselves; of input refused during one block how much it was, at its beginning."""
+    from proxyd.cli_log import Entry, told_by
+    from proxyd.recorder.record import Kind
+
+    refused_us = refused = 0
+    for record in records:
+        if record.kind is Kind.REFUSED:
+            refused_us = refused_us if refused else record.at_us
+            refused += len(record.body)
+            continue
+        if refused and (record.kind is Kind.END or _action(record) == "unblock"):
+            yield Entry(refused_us, 0, "refused", f"{size(refused)} of input while blocked")
+            refused = 0
+        told = _negotiated(record) or told_by(record)
+        if told:
+            yield Entry(record.at_us, record.channel, *told)
+    if refused:
+        yield Entry(refused_us, 0, "refused", f"{size(refused)} of input while blocked")
+
+
+def _action(record: Record) -> str:
+    from proxyd.recorder.record import Kind
+
+    return str(record.body.get("action", "")) if record.kind is Kind.CONTROL else ""
+
+
+def _negotiated(record: Record) -> tuple[str, str] | None:
+    """Say how the session was negotiated, if this record does."""
+    from proxyd.recorder.record import Kind
+
+    body = record.body
+    if record.kind is not Kind.REQUEST or body.get("name") != PROTOCOL:
+        return None
+    channels = ", ".join(body.get("channels", {}).values())
+    return "desktop", (
+        f"{body['width']} x {body['height']}, {body['depth']} bits, keyboard {body['layout']:08x}"
+        f"{', channels ' if channels else ''}{channels}"
+    )
