@@ -368,9 +368,8 @@ async def _open_recording(services: Services, caller: Caller, one: One, kind: st
     if found.state == LIVE and kind == "replay":
         caller.require(Permission.WATCH)  # a recording that still grows is a live view
     elif found.state == LIVE:
-        text = (
-            f"session {found.id} is still live, its {kind} comes with its end; now: proxyctl watch {found.id}"
-        )
+        now = f"screenshot {found.id} -o x.png" if found.protocol == "rdp" else f"watch {found.id}"
+        text = f"session {found.id} is still live, its {kind} comes with its end; now: proxyctl {now}"
         raise ControlError(Code.REFUSED, text)
     if not found.path:
         raise ControlError(Code.NOT_FOUND, f"session {found.id} has no recording on this node")
