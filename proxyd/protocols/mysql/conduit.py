@@ -326,7 +326,7 @@ class Conduit:
             raise TargetError(f"{self._session.target} broke the MySQL protocol: {error}.") from None
         if self._responses.wants_file:
             self._responses.wants_file = False
-            self._commands.reading_file = True
+            self._commands.expect_file()
         out = self._settle_replies(data, replies) if replies else data
         if self._parting is not None and self._responses.boundary >= 0:
             out = data[: self._responses.boundary]

@@ -143,11 +143,12 @@ class Commands:
     """Cuts what a client sends in the command phase into messages; `kept`: the longest that is given whole."""
 
     __slots__ = ("_at", "_chunk", "_code", "_header", "_last", "_left", "_long", "_open", "_payload", "_raw", "_sequence",
-                 "kept", "reading_file")  # fmt: skip
+                 "_torn", "kept", "reading_file")  # fmt: skip
 
     def __init__(self, kept: int) -> None:
         self.kept = kept
         self.reading_file = False  # the client sends a file, until an empty packet
+        self._torn = False  # it had begun to say something else when it was asked for the file
         self._chunk = b""
         self._at = 0
         self._header = b""  # of the packet that begins, while incomplete
@@ -171,6 +172,15 @@ class Commands:
         header = 0 if self.reading_file else len(self._header)  # of a file it has been given
         return len(self._raw) + header + len(self._chunk) - self._at
 
+    def expect_file(self) -> None:
+        """Take what the client sends from now on for the file the target has asked for.
+
+        A client that had begun a command is out of step: the rest of it would be read as a file here, and as what it
+        likes at the target; `next` raises.
+        """
+        self._torn = self._sequence >= 0 or bool(self._header)
+        self.reading_file = True
+
     def feed(self, chunk: bytes) -> None:
         """Take what has arrived; `next` gives what became of it."""
         self._chunk = self._chunk[self._at :] + chunk if self._at < len(self._chunk) else chunk
@@ -179,6 +189,8 @@ class Commands:
     def next(self) -> Whole | Part | FileData | None:
         """Give the next message or piece, None when more bytes are needed. Raises WireError."""
         if self.reading_file:
+            if self._torn:
+                raise WireError("a command where a file was asked for")
             return self._file_data()
         if self._sequence < 0 and not self._header and (whole := self._whole()):
             return whole

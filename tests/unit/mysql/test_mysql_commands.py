@@ -134,7 +134,7 @@ def test_a_file_is_counted_until_its_empty_packet(size):
     stream = b"".join(packet(n + 2, piece) for n, piece in enumerate(data)) + packet(5, b"")
     behind = framed(b"\x03select 1")
     commands, items = Commands(KEPT), []
-    commands.reading_file = True
+    commands.expect_file()
     for at in range(0, len(stream + behind), size):
         commands.feed((stream + behind)[at : at + size])
         items += drained(commands)
@@ -143,6 +143,20 @@ def test_a_file_is_counted_until_its_empty_packet(size):
     assert files[-1].ended
     assert b"".join(item.raw for item in files) == stream
     assert isinstance(items[-1], Whole)
+
+
+@pytest.mark.parametrize("begun", [1, 3, 4, 20])
+def test_a_command_begun_before_the_file_was_asked_for_does_not_become_a_part_of_it(begun):
+    """What stands in it would be packets of their own to the target, and pass unread as a file."""
+    inner = packet(2, b"1\n") + packet(3, b"") + packet(0, b"\x03drop table t")
+    sent = packet(0, inner)
+    commands = Commands(KEPT)
+    commands.feed(sent[:begun])
+    assert commands.next() is None
+    commands.expect_file()
+    commands.feed(sent[begun:])
+    with pytest.raises(WireError):
+        commands.next()
 
 
 @pytest.mark.parametrize("number", [0, 250, 251, 65535, 65536, (1 << 24) - 1, 1 << 24, 1 << 63])
