@@ -60,8 +60,8 @@ class Leg:
             self._relay.stop(error)
 
     def eof(self) -> None:
-        """Pass the half-close through."""
-        self.dest.send_eof()
+        """Pass the half-close through; what was cut off ends cut off."""
+        self.dest.send_eof(cut=self.source.ragged)
         self._relay.leg_ended(self)
 
     def lost(self) -> None:

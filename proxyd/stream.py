@@ -160,11 +160,14 @@ class Stream(asyncio.Protocol):
         if self.closed.is_set():
             raise self.broken or self.side.fault("closed the connection")
 
-    def send_eof(self) -> None:
-        """Say that nothing more will be sent, behind everything that was; receiving goes on. Idempotent."""
+    def send_eof(self, *, cut: bool = False) -> None:
+        """Say that nothing more will be sent, behind everything that was; receiving goes on. Idempotent.
+
+        `cut`: end as a cut connection does, without TLS's close_notify: the peer is to know that something may lack.
+        """
         if self._finished or self.closed.is_set():
             return
-        if self._tls is not None and (notify := self._tls.finish()):
+        if self._tls is not None and not cut and (notify := self._tls.finish()):
             self._transport.write(notify)
         self._finished = self._mute = True
         with contextlib.suppress(OSError):  # the connection is gone already, and connection_lost on its way

@@ -511,6 +511,18 @@ async def test_cut_tls_is_an_end_and_told(tls_link, tmp_path):
     assert rig.relay.target.ragged or rig.relay.target.broken
 
 
+async def test_end_of_tls_that_was_cut_is_passed_on_as_cut(tls_link, tmp_path):
+    """A server that waits in a statement takes a close_notify for something more to read."""
+    async with rigged(tls_link, tmp_path) as rig:
+        rig.user.send(b"half a quest")
+        assert await rig.server.receive() == b"half a quest"
+        rig.user.send_eof(cut=True)
+        assert await rig.server.receive() == b""
+        assert rig.server.ragged
+        rig.server.send_eof()
+        await rig.over.wait()
+
+
 async def test_engine_that_aborts_a_joined_stream_ends_the_join(link, tmp_path):
     async with rigged(link, tmp_path) as rig:
         rig.user.send(b"x")
