@@ -169,7 +169,8 @@ class Commands:
     @property
     def waiting(self) -> int:
         """How many bytes have arrived and not been given."""
-        header = 0 if self.reading_file else len(self._header)  # of a file it has been given
+        given = self.reading_file and not self._torn  # of a file it has been
+        header = 0 if given else len(self._header)
         return len(self._raw) + header + len(self._chunk) - self._at
 
     def expect_file(self) -> None:

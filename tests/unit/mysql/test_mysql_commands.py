@@ -154,6 +154,7 @@ def test_a_command_begun_before_the_file_was_asked_for_does_not_become_a_part_of
     commands.feed(sent[:begun])
     assert commands.next() is None
     commands.expect_file()
+    assert commands.waiting == begun
     commands.feed(sent[begun:])
     with pytest.raises(WireError):
         commands.next()
