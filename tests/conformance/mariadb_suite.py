@@ -59,17 +59,13 @@ CHANGES_USER: Final = "logs in again inside a session (COM_CHANGE_USER): a sessi
 NO_COMPRESSION: Final = (
     "looks at compression, which is not offered: nothing could be read of what is compressed"
 )
-NO_EXTENDED: Final = (
-    "shows a column type from MariaDB s extended metadata, a capability not offered (it changes the layouts)"
-)
 EXPLAINED: Final = {
     "compress": NO_COMPRESSION,
     "cte_nonrecursive": CHANGES_USER,
+    "plugin_vars": CHANGES_USER,
     "user_var": CHANGES_USER,
     "ssl_compress": NO_COMPRESSION,
-    "gis": NO_EXTENDED,
-    "mysql-metadata": NO_EXTENDED,
-    "type_json": NO_EXTENDED,
+    "grant_utf8_cli": "logs in as an account it has made at the target: proxyd has users of its own",
     "mdev375": "connects without TLS, which the listener refuses",
 }
 
