@@ -27,6 +27,9 @@ CHILD_SECONDS = 20  # a child that has not ended by then is stuck; each takes ab
 # waited for. `finally` of all five must run, the asynchronous part of the first one too.
 CHILD = """
 import asyncio, os, signal, sys, threading
+for number in (signal.SIGHUP, signal.SIGTERM):  # whoever ran the tests in the background may have them ignored
+    signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import trio
 import trio.testing
 from proxyd import host
