@@ -230,6 +230,12 @@ class Session:
             "session " + action, session=self.id, user=self.user, target=self.target, by=by, reason=reason
         )
 
+    def settled(self, passed: int, discarded: int, *, confirmed: bool) -> Settled:
+        """Put on the tape what a conduit's `settle` found, and give it."""
+        found = {"passed": passed, "discarded": discarded, "confirmed": confirmed}
+        self.tape.add(Kind.CONTROL, {"action": "settled", "by": "", "reason": "", **found})
+        return Settled(passed, discarded, confirmed)
+
     def finding(self, code: str, severity: str, text: str) -> None:
         """Put a finding (M11) on the tape, in the metrics and in the log."""
         metrics.FINDINGS.labels(code=code, severity=severity).inc()

@@ -37,6 +37,7 @@ HANDSHAKE_SECONDS = 10.0  # three round trips; slower peers are stuck
 CLOSE_SECONDS = 5.0  # for the last bytes to leave and for the peer to close as well
 ABORT_SECONDS = 1.0  # the host loop closes an aborted transport in its next turn; longer would be its bug
 
+LOOK_SECONDS = 0.002  # between two looks at the kernel's queue, which tells of nothing by itself
 _QUEUED = struct.Struct("i")  # what TIOCOUTQ answers
 
 
@@ -227,6 +228,13 @@ class Stream(asyncio.Protocol):
         except (OSError, ValueError):  # closed a moment ago
             return 0
         return waiting + int(_QUEUED.unpack(answer)[0])
+
+    async def arrived(self, seconds: float) -> bool:
+        """Wait until the peer's host has everything that was sent; False when it has not after `seconds`."""
+        with trio.move_on_after(seconds) as waiting:
+            while self.unsent:  # noqa: ASYNC110 - the kernel's queue has no event
+                await trio.sleep(LOOK_SECONDS)
+        return not waiting.cancelled_caught
 
     # -- joined: called by the relay ---------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ from proxyd.protocols.mysql.words import DENIED, KILLED, MALFORMED, NOT_HERE, SP
 from proxyd.recorder.record import Kind
 from proxyd.relay import Relay
 from proxyd.statement import KEPT_BYTES, Cutting
-from proxyd.stream import Pause, Stream
+from proxyd.stream import LOOK_SECONDS, Pause, Stream
 
 if TYPE_CHECKING:
     from proxyd.protocols.mysql.back import Link
@@ -54,7 +54,6 @@ LEAVING_SECONDS: Final = (
 MAX_ASKED: Final = 100_000  # commands sent ahead of their answers; a pipeline has thousands
 SAID_BYTES: Final = 64 << 10  # of our own answers, after which a client must read before it is listened to
 CURSOR_AT: Final = 5  # where a COM_STMT_EXECUTE asks for a cursor, its command's byte included
-LOOK_SECONDS: Final = 0.002  # between two looks at what the kernel has not delivered yet
 
 _KNOWN: Final = frozenset(int(code) for code in Command)
 _EXECUTE: Final = int(Command.STMT_EXECUTE)  # plain numbers are reached faster than an Enum's members
@@ -390,13 +389,8 @@ class Conduit:
                     await trio.sleep(LOOK_SECONDS)  # the kernel tells nobody
         finally:
             self._settling = False
-        settled, discarded = self._settled(), self._session.gate.refused_bytes + self._commands.waiting
-        self._session.tape.add(
-            Kind.CONTROL,
-            {"action": "settled", "by": "", "reason": "", "passed": self.passed_bytes, "discarded": discarded,
-             "confirmed": settled},
-        )  # fmt: skip
-        return Settled(self.passed_bytes, discarded, settled)
+        discarded = self._session.gate.refused_bytes + self._commands.waiting
+        return self._session.settled(self.passed_bytes, discarded, confirmed=self._settled())
 
     def _settled(self) -> bool:
         if self._commands.reading_file or (self._commands.inside and not self._swallowing):

@@ -39,9 +39,6 @@ CANCEL_S: Final = 0.8
 SETTLE_S: Final = 1.0
 """Seconds a block waits for the target's host to have everything that was sent, before it reports `settled: false`."""
 
-SETTLE_STEP_S: Final = 0.002
-"""Seconds between two looks at the kernel's queue, which tells of nothing by itself."""
-
 JUDGED_BYTES: Final = 16 << 20
 """Bytes of a statement that is held to be judged; longer ones are refused where rules could block them."""
 
@@ -255,16 +252,8 @@ class Conduit:
         out = self._dialogue.shut()
         if out and not self._target.closed.is_set():
             self._target.send(out)
-        with trio.move_on_after(SETTLE_S) as waiting:
-            while self._target.unsent:  # noqa: ASYNC110 - the kernel's queue has no event
-                await trio.sleep(SETTLE_STEP_S)
-        settled = Settled(self._passed, discarded, not waiting.cancelled_caught)
-        self._session.tape.add(
-            Kind.CONTROL,
-            {"action": "settled", "by": "", "reason": "", "passed": settled.passed_bytes,
-             "discarded": discarded, "confirmed": settled.settled},
-        )  # fmt: skip
-        return settled
+        arrived = await self._target.arrived(SETTLE_S)
+        return self._session.settled(self._passed, discarded, confirmed=arrived)
 
     def hold(self, held: bool) -> None:  # noqa: FBT001 - Conduit's signature
         """Stop, or resume, reading from both sides."""

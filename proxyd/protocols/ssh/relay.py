@@ -289,12 +289,7 @@ class Relay:
             self.front.unheard()
         ):  # a flood that is decrypted only to be refused competes with the sign for the core
             confirmed = await self.back.confirmed(SETTLE_S)
-        self.session.tape.add(
-            Kind.CONTROL,
-            {"action": "settled", "by": "", "reason": "", "passed": passed, "discarded": discarded,
-             "confirmed": confirmed},
-        )  # fmt: skip
-        return Settled(passed, discarded, confirmed)
+        return self.session.settled(passed, discarded, confirmed=confirmed)
 
     def hold(self, held: bool) -> None:  # noqa: FBT001 - Conduit's signature
         """Stop, or resume, reading on every line, both ways."""
