@@ -59,6 +59,12 @@ class Wanted(NamedTuple):
     login: str | None = None
     target: str | None = None
 
+    def at(self, bound: str) -> Wanted:
+        """Read it at a listener that leads to the target `bound` alone, if to any: a login may stand in its place."""
+        if not bound or self.target == bound or self.login is not None:
+            return self
+        return Wanted(self.user, self.target, bound)
+
 
 @dataclass(frozen=True, slots=True)
 class Permit:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING, NamedTuple
 
+import trio
+
 from proxyd.config import DatabaseListen
-from proxyd.errors import ConfigError
+from proxyd.errors import ConfigError, TargetError
 
 if TYPE_CHECKING:
     from proxyd.config import Target, TlsListen
@@ -59,3 +61,13 @@ def target_tls(target: Target) -> TargetTls | None:
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"can't be used as a CA: {error.strerror or error}", target.tls_ca) from None
     return TargetTls(context, target.host)
+
+
+async def ready_tls(target: Target) -> TargetTls | None:
+    """Make it in a thread, as `target_tls` does; raises TargetError with a sentence for the user."""
+    try:
+        return await trio.to_thread.run_sync(target_tls, target)
+    except ConfigError:
+        raise TargetError(
+            f"The certificates for {target.name} can't be read; tell your administrator."
+        ) from None

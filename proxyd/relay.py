@@ -13,12 +13,15 @@ Rule 5: cancelling `join` cuts both sides at once, however stuck they are. Howev
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import trio
 
+from proxyd.errors import ClientError, ProxydError
 from proxyd.stream import ABORT_SECONDS, Pause, Stream
 
+T = TypeVar("T")
 Scanner = Callable[[bytes], bytes | None]  # what has arrived -> what to send on; raises ProxydError to end
 
 FLUSH_SECONDS = 10.0  # 512 KiB to a client on a 56 kB/s line
@@ -164,3 +167,32 @@ class Relay:
 async def join(client: Stream, target: Stream, *, from_client: Scanner, from_target: Scanner) -> End:
     """Join two streams and wait for the end, see Relay.join."""
     return await Relay(client, target, from_client=from_client, from_target=from_target).join()
+
+
+async def while_wanted(client: Stream, connecting: Coroutine[Any, Any, T]) -> T:
+    """Wait for a target's connection for as long as the client is there to want it; what it sends waits.
+
+    Raises what `connecting` raises, and ClientError when the client has left.
+    """
+    found: T | ProxydError = ClientError("The client left while its target was being connected.")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_until_gone, client, nursery.cancel_scope)
+        try:
+            found = await connecting
+        except ProxydError as error:  # raised below, alone: out of the nursery it would come in a group
+            found = error
+        nursery.cancel_scope.cancel()
+    if isinstance(found, ProxydError):
+        raise found
+    return found
+
+
+async def _until_gone(client: Stream, scope: trio.CancelScope) -> None:
+    """Cancel `scope` when the client leaves; what it sends meanwhile waits for the session."""
+    try:
+        data = await client.receive()
+    except ClientError:
+        data = b""
+    client.unread(data)
+    if not data:
+        scope.cancel()

@@ -149,6 +149,13 @@ class Session:
         """The account on the target."""
         return self.permit.account
 
+    @property
+    def parting(self) -> str:
+        """What the user is told when the scope has ended: by someone, because time is over, or with the daemon."""
+        if self.ending is not None:
+            return self.ending.error
+        return TIME_OVER if trio.current_time() >= self.scope.deadline else SHUTTING_DOWN
+
     def meta(self, node: str) -> dict[str, Any]:
         """Give the META record: who, where, when, under what."""
         return {

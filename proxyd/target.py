@@ -18,8 +18,8 @@ from typing import Final, NamedTuple
 
 import trio
 
-from proxyd import config
-from proxyd.errors import TargetError, TargetUnreachable
+from proxyd import config, metrics
+from proxyd.errors import TargetError, TargetLoginFailed, TargetUnreachable
 
 SSH_PORT: Final = 22  # known_hosts names it without brackets (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)
 MARKERS: Final = ("@cert-authority", "@revoked")
@@ -44,6 +44,13 @@ async def dial(target: config.Target) -> socket.socket:
     connected.setblocking(False)
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connected
+
+
+def count_login(protocol: str, error: TargetError | None) -> None:
+    """Count a login at a target: what it failed with, None where it did not."""
+    results = {TargetUnreachable: "unreachable", TargetLoginFailed: "failed", TargetError: "untrusted"}
+    result = next((word for kind, word in results.items() if isinstance(error, kind)), "ok")
+    metrics.TARGET_LOGINS.labels(protocol=protocol, result=result).inc()
 
 
 def _why(error: BaseException) -> str:

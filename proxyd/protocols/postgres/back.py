@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from proxyd import log, metrics, vault
+from proxyd import log, vault
 from proxyd.characters import printable
-from proxyd.database_tls import TargetTls, target_tls
-from proxyd.errors import ConfigError, TargetError, TargetLoginFailed, TargetUnreachable
+from proxyd.database_tls import TargetTls, ready_tls
+from proxyd.errors import TargetError, TargetLoginFailed, TargetUnreachable
 from proxyd.preamble import Side, read_preamble
 from proxyd.protocols.postgres import auth, wire
 from proxyd.protocols.postgres.reader import Reader
 from proxyd.protocols.postgres.wire import WireError
 from proxyd.stream import Stream, adopt_client
-from proxyd.target import dial
+from proxyd.target import count_login, dial
 from proxyd.verifiers import scram_keys
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ async def connect(target: Target, login: str, parameters: list[tuple[bytes, byte
     try:
         back = await _connect(target, login, parameters)
     except TargetError as error:
-        _count(error)
+        count_login("postgres", error)
         _log.warning("target not reached", target=target.name, why=getattr(error, "detail", str(error)))
         raise
-    _count(None)
+    count_login("postgres", None)
     return back
 
 
@@ -90,12 +90,6 @@ async def _connect(target: Target, login: str, parameters: list[tuple[bytes, byt
     raise TargetUnreachable(f"{target.name} did not finish the login (waited {target.login_seconds:g} s).")
 
 
-def _count(error: TargetError | None) -> None:
-    results = {TargetUnreachable: "unreachable", TargetLoginFailed: "failed", TargetError: "untrusted"}
-    result = next((word for kind, word in results.items() if isinstance(error, kind)), "ok")
-    metrics.TARGET_LOGINS.labels(protocol="postgres", result=result).inc()
-
-
 async def cancel(target: Target, login: str, key: bytes) -> None:
     """Ask the target to cancel what the session with that key does; raises TargetError. Waits CANCEL_SECONDS at most."""
     with trio.move_on_after(CANCEL_SECONDS):
@@ -113,12 +107,7 @@ async def cancel(target: Target, login: str, key: bytes) -> None:
 
 
 async def _tls(target: Target, account: Account) -> TargetTls | None:
-    try:
-        tls = await trio.to_thread.run_sync(target_tls, target)
-    except ConfigError:
-        raise TargetError(
-            f"The certificates for {target.name} can't be read; tell your administrator."
-        ) from None
+    tls = await ready_tls(target)
     if tls is None or account.key is None or account.certificate is None:
         return tls
     certificate = (await vault.fetch(account.certificate)).data

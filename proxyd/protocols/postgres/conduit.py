@@ -22,7 +22,7 @@ from proxyd.protocols.postgres.scan import ClientScanner, ServerScanner
 from proxyd.protocols.postgres.wire import WireError
 from proxyd.recorder.record import Kind
 from proxyd.relay import Relay
-from proxyd.session import SHUTTING_DOWN, TIME_OVER, Ending
+from proxyd.session import Ending
 from proxyd.stream import Pause, Stream
 
 if TYPE_CHECKING:
@@ -110,10 +110,8 @@ class Conduit:
         try:
             await trio.sleep_forever()
         finally:
-            ending = self._session.ending
             if not self._over:
-                over = trio.current_time() >= self._session.scope.deadline
-                self.part(ending.error if ending is not None else TIME_OVER if over else SHUTTING_DOWN)
+                self.part(self._session.parting)
 
     # ------------------------------------------------------------------ the two directions, on the host loop
 

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
-import trio
-
 from proxyd.access import Wanted
 from proxyd.characters import printable
 from proxyd.errors import (
@@ -29,6 +27,7 @@ from proxyd.protocols.postgres.conduit import Conduit
 from proxyd.protocols.postgres.dialogue import Dialogue
 from proxyd.protocols.postgres.front import Front, Wants, broken, passed_on, replicates
 from proxyd.protocols.postgres.wire import WireError
+from proxyd.relay import while_wanted
 from proxyd.session import Login
 from proxyd.statement import Statements
 
@@ -144,15 +143,7 @@ class PostgresEngine:
             raise WireError("sent a user name that is not UTF-8") from None
         if not name:
             raise WireError("sent no user name")
-        wanted = self._core.access.parse_username(name)
-        bound = self._listen.target
-        if not bound or wanted.target == bound:
-            return wanted
-        if (
-            wanted.login is None
-        ):  # the listener leads to one target, so what stands in a target's place is a login
-            return Wanted(wanted.user, wanted.target, bound)
-        return wanted
+        return self._core.access.parse_username(name).at(self._listen.target)
 
     async def choose(self, login: Login) -> Permit | None:
         """Give the permit for the target that was named; raises Denied."""
@@ -196,19 +187,9 @@ class PostgresEngine:
             await conduit.run()
 
     async def _dial(self, session: Session, client: Stream) -> back.Back:
-        """Connect to the target, for as long as the client is there to want it."""
+        """Connect to the target, as the client asks for it."""
         parameters = passed_on(self._wants.parameters, session.login)
-        found: back.Back | ProxydError = ClientError("The client left while its target was being connected.")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_until_gone, client, nursery.cancel_scope)
-            try:
-                found = await back.connect(session.permit.target, session.login, parameters)
-            except ProxydError as error:  # raised below, alone: out of the nursery it would come in a group
-                found = error
-            nursery.cancel_scope.cancel()
-        if isinstance(found, ProxydError):
-            raise found
-        return found
+        return await while_wanted(client, back.connect(session.permit.target, session.login, parameters))
 
     async def refuse(self, error: ProxydError) -> None:
         """Say why, as a FATAL error."""
@@ -219,14 +200,3 @@ class PostgresEngine:
     async def aclose(self) -> None:
         """Close the client's side; what was said gets its moment."""
         await self._front.aclose()
-
-
-async def _until_gone(client: Stream, scope: trio.CancelScope) -> None:
-    """Cancel `scope` when the client leaves; what it sends meanwhile waits for the session."""
-    try:
-        data = await client.receive()
-    except ClientError:
-        data = b""
-    client.unread(data)
-    if not data:
-        scope.cancel()

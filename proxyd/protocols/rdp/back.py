@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from proxyd import log, metrics, vault
-from proxyd.database_tls import TargetTls, target_tls
-from proxyd.errors import ConfigError, TargetError, TargetLoginFailed, TargetUnreachable
+from proxyd import log, vault
+from proxyd.database_tls import TargetTls, ready_tls
+from proxyd.errors import TargetError, TargetLoginFailed, TargetUnreachable
 from proxyd.preamble import Side, read_preamble
 from proxyd.protocols.rdp import credssp, gcc, info, mcs, wire
 from proxyd.protocols.rdp.capabilities import bitmap_info, bitmap_request
@@ -27,7 +27,7 @@ from proxyd.protocols.rdp.gcc import Blocks, Kind
 from proxyd.protocols.rdp.talk import Talk, missing
 from proxyd.protocols.rdp.wire import Protocol, WireError
 from proxyd.stream import Stream, adopt_client
-from proxyd.target import dial
+from proxyd.target import count_login, dial
 
 if TYPE_CHECKING:
     from proxyd.config import Target
@@ -55,10 +55,10 @@ async def connect(target: Target, login: str, wants: Wants) -> Back:
     try:
         back = await _connect(target, login, wants)
     except TargetError as error:
-        _count(error)
+        count_login("rdp", error)
         _log.warning("target not reached", target=target.name, why=getattr(error, "detail", str(error)))
         raise
-    _count(None)
+    count_login("rdp", None)
     return back
 
 
@@ -80,19 +80,8 @@ async def _connect(target: Target, login: str, wants: Wants) -> Back:
     raise TargetUnreachable(f"{target.name} did not finish the login (waited {target.login_seconds:g} s).")
 
 
-def _count(error: TargetError | None) -> None:
-    results = {TargetUnreachable: "unreachable", TargetLoginFailed: "failed", TargetError: "untrusted"}
-    result = next((word for kind, word in results.items() if isinstance(error, kind)), "ok")
-    metrics.TARGET_LOGINS.labels(protocol="rdp", result=result).inc()
-
-
 async def _tls(target: Target) -> TargetTls:
-    try:
-        tls = await trio.to_thread.run_sync(target_tls, target)
-    except ConfigError:
-        raise TargetError(
-            f"The certificates for {target.name} can't be read; tell your administrator."
-        ) from None
+    tls = await ready_tls(target)
     if tls is None:
         raise TargetError(f"{target.name} is configured without TLS, which RDP is never used without.")
     return tls

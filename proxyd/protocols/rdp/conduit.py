@@ -24,7 +24,7 @@ from proxyd.protocols.rdp.share import DataKind, ErrorInfo, Rectangle
 from proxyd.protocols.rdp.wire import Framer, WireError
 from proxyd.recorder.record import Kind
 from proxyd.relay import Relay
-from proxyd.session import SHUTTING_DOWN, TIME_OVER
+from proxyd.session import TIME_OVER
 from proxyd.stream import Stream
 
 if TYPE_CHECKING:
@@ -81,10 +81,8 @@ class Conduit:
         try:
             await trio.sleep_forever()
         finally:
-            ending = self._session.ending
             if not self._over:
-                over = trio.current_time() >= self._session.scope.deadline
-                self.part(ending.error if ending is not None else TIME_OVER if over else SHUTTING_DOWN)
+                self.part(self._session.parting)
 
     # ------------------------------------------------------------------ the two directions, on the host loop
 

@@ -6,10 +6,8 @@ import ssl
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
-import trio
-
 from proxyd.access import Wanted
-from proxyd.errors import ClientError, Denied, Dropped, ProxydError, RecordingFailed
+from proxyd.errors import Denied, Dropped, ProxydError, RecordingFailed
 from proxyd.protocols.rdp import back, gcc, mcs
 from proxyd.protocols.rdp.conduit import Conduit
 from proxyd.protocols.rdp.crossing import USER, Desk, numbers
@@ -17,6 +15,7 @@ from proxyd.protocols.rdp.front import Front, Wants, broken, shown
 from proxyd.protocols.rdp.share import ErrorInfo
 from proxyd.protocols.rdp.wire import WireError
 from proxyd.recorder.record import Kind
+from proxyd.relay import while_wanted
 from proxyd.session import Login
 
 if TYPE_CHECKING:
@@ -56,20 +55,10 @@ class RdpEngine:
             wants = await self._front.confer()
         except WireError as error:
             raise await broken(self._front, error) from None
-        self._wanted = self._aim(proven or wants.info.user)
+        self._wanted = access.parse_username(proven or wants.info.user).at(self._listen.target)
         login = await self._front.prove(access, self._wanted.user, wants.info.password)
         self._wants = Wants(wants.blocks, replace(wants.info, password=""))  # kept for as long as the session
         return Login(login.user, login.user_ip, login.how, client=shown(wants))
-
-    def _aim(self, name: str) -> Wanted:
-        """Read from the user's name who it is and where they want to go."""
-        wanted = self._core.access.parse_username(name)
-        bound = self._listen.target
-        if not bound or wanted.target == bound:
-            return wanted
-        if wanted.login is None:  # the listener leads to one target: what stands in its place is a login
-            return Wanted(wanted.user, wanted.target, bound)
-        return wanted
 
     async def choose(self, login: Login) -> Permit:
         """Give the permit for the target that was named; raises Denied."""
@@ -84,7 +73,7 @@ class RdpEngine:
         """Log in to the target and relay; returns when either side has ended. Raises TargetError and its kin."""
         client, wants = self._front.done(), self._wants
         assert wants is not None  # noqa: S101 - `greet` has found them out
-        target = await self._dial(session, client, wants)
+        target = await while_wanted(client, back.connect(session.permit.target, session.login, wants))
         try:
             conduit = self._joined(session, client, target, wants)
             session.attach(conduit)
@@ -92,20 +81,6 @@ class RdpEngine:
             target.stream.abort()
             raise
         await conduit.run()
-
-    async def _dial(self, session: Session, client: Stream, wants: Wants) -> back.Back:
-        """Connect to the target, for as long as the client is there to want it."""
-        found: back.Back | ProxydError = ClientError("The client left while its target was being connected.")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_until_gone, client, nursery.cancel_scope)
-            try:
-                found = await back.connect(session.permit.target, session.login, wants)
-            except ProxydError as error:  # raised below, alone: out of the nursery it would come in a group
-                found = error
-            nursery.cancel_scope.cancel()
-        if isinstance(found, ProxydError):
-            raise found
-        return found
 
     @staticmethod
     def _joined(session: Session, client: Stream, target: back.Back, wants: Wants) -> Conduit:
@@ -129,14 +104,3 @@ class RdpEngine:
     async def aclose(self) -> None:
         """Close the client's side; what was said gets its moment."""
         await self._front.aclose()
-
-
-async def _until_gone(client: Stream, scope: trio.CancelScope) -> None:
-    """Cancel `scope` when the client leaves; what it sends meanwhile waits for the session."""
-    try:
-        data = await client.receive()
-    except ClientError:
-        data = b""
-    client.unread(data)
-    if not data:
-        scope.cancel()

@@ -21,7 +21,7 @@ from asyncssh.misc import (
     PermissionDenied,
 )
 
-from proxyd import log, metrics, vault
+from proxyd import log, vault
 from proxyd import target as targets
 from proxyd.errors import TargetError, TargetLoginFailed, TargetUnreachable
 from proxyd.host import loop, on_host
@@ -30,6 +30,7 @@ from proxyd.protocols.ssh.ciphers import TARGET_CIPHERS, TARGET_MACS, WEAK
 from proxyd.protocols.ssh.relay import MAX_CHANNELS, global_request
 from proxyd.protocols.ssh.transport import Hardened, Wire
 from proxyd.protocols.ssh.wire import KexInit, printable
+from proxyd.target import count_login
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,7 +169,7 @@ async def connect(session: Session, listen: SshListen, banner: Callable[[str], N
     try:
         connection = await _connect(session, listen, banner)
     except TargetError as error:
-        _count(error)
+        count_login("ssh", error)
         if isinstance(error, vault.VaultError):
             # Its text is for the user, and tells nothing to whoever has to mend it.
             _log.error(
@@ -179,7 +180,7 @@ async def connect(session: Session, listen: SshListen, banner: Callable[[str], N
                 why=error.detail,
             )
         raise
-    _count(None)
+    count_login("ssh", None)
     _note_weaknesses(session, connection)
     return connection
 
@@ -195,12 +196,6 @@ def _note_weaknesses(session: Session, connection: BackConnection) -> None:
         session.finding("weak-algorithm", "low", text)
     if connection._server_version.startswith(b"SSH-1.99"):
         session.finding("weak-protocol", "medium", f"{session.target} offers version 1 of the SSH protocol.")
-
-
-def _count(error: TargetError | None) -> None:
-    results = {TargetUnreachable: "unreachable", TargetLoginFailed: "failed", TargetError: "untrusted"}
-    result = next((word for kind, word in results.items() if isinstance(error, kind)), "ok")
-    metrics.TARGET_LOGINS.labels(protocol="ssh", result=result).inc()
 
 
 async def _connect(session: Session, listen: SshListen, banner: Callable[[str], None]) -> BackConnection:
