@@ -59,6 +59,23 @@ class Canvas:
                 at += stride
         return Area(area.left, area.top, columns, rows)
 
+    def show(self, picture: Picture) -> None:
+        """Take a whole picture of this size."""
+        for place in range(RGB):
+            self._pixels[RGB - 1 - place :: PIXEL] = picture.rgb[place::RGB]
+
+    def part(self, area: Area) -> bytes:
+        """Give a rectangle that lies on it as it is now: red, green, blue, the top row first."""
+        stride, row = self.width * PIXEL, area.width * PIXEL
+        start = area.top * stride + area.left * PIXEL
+        pixels = b"".join(
+            self._pixels[at : at + row] for at in range(start, start + area.height * stride, stride)
+        )
+        rgb = bytearray(area.width * area.height * RGB)
+        for place in range(RGB):
+            rgb[place::RGB] = pixels[RGB - 1 - place :: PIXEL]
+        return bytes(rgb)
+
     def picture(self) -> Picture:
         """Give what it shows now."""
         rgb = bytearray(self.width * self.height * RGB)

@@ -9,7 +9,7 @@ MS-RDPBCGR 2.2.8.1.1.1 (slow path), 2.2.8.1.2 and 2.2.9.1.2 (fast path), read by
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from proxyd.index.rdp.bulk import Inflater
 from proxyd.protocols.rdp import capabilities, events, fastpath, mcs, share, updates
@@ -96,6 +96,21 @@ class Outputs:
         self._inflater = Inflater()
         self._fragments = fastpath.Fragments()
         self._active = False
+
+    def saved(self) -> dict[str, Any] | None:
+        """Give what `resumed` needs; None inside an update, and while its history is lost."""
+        bulk = self._inflater.saved()
+        if bulk is None or self._fragments.held:
+            return None
+        return {"io": self.io, "active": self._active, "bulk": bulk}
+
+    @classmethod
+    def resumed(cls, saved: dict[str, Any]) -> Outputs:
+        """Make one that reads on where another stood; raises WireError."""
+        outputs = cls()
+        outputs.io, outputs._active = int(saved["io"]), bool(saved["active"])
+        outputs._inflater = Inflater.resumed(saved["bulk"])
+        return outputs
 
     def feed(self, body: bytes) -> list[Output]:
         """Take the frames of one record; gives what they say, in order."""

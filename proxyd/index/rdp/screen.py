@@ -3,7 +3,8 @@
 Rule 1: records go in once each, in order, from the first: compression and fragments build on what came before.
 Rule 2: nothing a target sends raises: what cannot be read is counted in `faults` and left unpainted.
 Rule 3: one update paints at most twice the desktop: a few bytes of runs are no way to keep the reader busy for minutes.
-Rule 4: memory is the desktop, one update in fragments, a history of 64 KiB and the pointers a cache may have.
+Rule 4: a screen can be left and gone on with: its picture and what `saved` gives are all that the next records need.
+Rule 5: memory is the desktop, one update in fragments, a history of 64 KiB and the pointers a cache may have.
 
 MS-RDPBCGR 2.2.9.1.1.3 (slow-path updates), 2.2.9.1.2 (fast-path), 2.2.1.13.1 (Demand Active: a desktop, or a new size).
 """
@@ -11,7 +12,7 @@ MS-RDPBCGR 2.2.9.1.1.3 (slow-path updates), 2.2.9.1.2 (fast-path), 2.2.1.13.1 (D
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from proxyd.errors import FormatError
 from proxyd.index.rdp import bitmap, frames
@@ -58,6 +59,24 @@ class Screen:
     def picture(self) -> Picture | None:
         """Give what it shows now, without the pointer; None before there is a desktop."""
         return self._canvas.picture() if self._canvas else None
+
+    def part(self, area: Area) -> bytes:
+        """Give a rectangle of what it shows now: red, green, blue of each pixel, the top row first."""
+        return self._canvas.part(area) if self._canvas else b""
+
+    def saved(self) -> dict[str, Any] | None:
+        """Give what `resumed` needs beside the picture; None where there is nothing to go on with (rule 4)."""
+        return self._outputs.saved() if self._canvas else None
+
+    @classmethod
+    def resumed(cls, picture: Picture, saved: dict[str, Any]) -> Screen:
+        """Make a screen that goes on where another stood; pointers are not known on it. Raises WireError."""
+        screen = cls()
+        screen._canvas = Canvas(picture.width, picture.height)
+        screen._canvas.show(picture)
+        screen._outputs = frames.Outputs.resumed(saved)
+        screen._inputs.io = screen._outputs.io
+        return screen
 
     def _show(self, body: bytes) -> list[Area]:
         painted: list[Area] = []

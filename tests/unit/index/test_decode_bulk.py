@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,3 +80,52 @@ def test_whatever_is_sent_is_at_most_64_kib_or_a_wire_error(packets: list[tuple[
 @given(st.binary(max_size=300))
 def test_literals_are_what_they_were(data: bytes) -> None:
     assert Inflater().inflate(deflated(data), COMPRESSED | AT_FRONT | 1) == data
+
+
+def _match(offset: int) -> bytes:
+    """Three bytes from so far back, 3.1.8.4.2.2.2 and 3.1.8.4.2.2.3."""
+    for least, most, mark, width in (
+        (0, 63, "11111", 6),
+        (64, 319, "11110", 8),
+        (320, 2367, "1110", 11),
+        (2368, 65535, "110", 16),
+    ):
+        if offset <= most:
+            bits = f"{mark}{offset - least:0{width}b}0"
+            break
+    bits += "0" * (-len(bits) % 8)
+    return int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+@given(st.randoms(use_true_random=False), st.integers(0, 39))
+def test_a_history_taken_along_reads_what_follows(random: Random, left_after: int) -> None:
+    inflater, other, written, reached = Inflater(), None, 0, 0
+    for number in range(40):
+        flags = COMPRESSED | 1
+        if number == 0 or written > 48_000 or random.random() < 0.1:
+            flags |= AT_FRONT
+            written = 0
+        if number and not flags & AT_FRONT and random.random() < 0.5:
+            data, size = _match(random.randint(1, written)), 3
+        else:
+            size = random.randint(1, 4000)
+            data = deflated(random.randbytes(size))
+        written += size
+        reached = max(reached, written)
+        whole = inflater.inflate(data, flags)
+        assert len(whole) == size
+        if other is not None:
+            assert other.inflate(data, flags) == whole
+        if number == left_after:
+            saved = inflater.saved()
+            assert saved is not None
+            assert len(saved["history"]) == reached
+            other = Inflater.resumed(saved)
+
+
+def test_a_lost_history_is_not_taken_along() -> None:
+    inflater = Inflater()
+    assert Inflater.resumed(inflater.saved() or {}).inflate(BELLS_8K, COMPRESSED | AT_FRONT) == BELLS
+    with pytest.raises(WireError):
+        inflater.inflate(b"\xff", COMPRESSED | 1)
+    assert inflater.saved() is None

@@ -302,3 +302,45 @@ def test_nothing_a_target_sends_raises(bodies: list[bytes], chance: random.Rando
     picture = reader.picture()
     assert picture is not None
     assert len(picture.rgb) == picture.width * picture.height * 3
+
+
+@pytest.mark.parametrize("left_after", range(1, 6))
+def test_a_screen_left_and_gone_on_with_shows_the_same(left_after: int) -> None:
+    first = [tile(0, 0, 8, 4, noise(8, 4, 1)), tile(8, 4, 8, 4, noise(8, 4, 2))]
+    packed = deflated(build_bitmaps([tile(3, 2, 4, 4, noise(4, 4, 3))]))
+    behind = deflated(build_bitmaps([tile(1, 1, 5, 3, noise(5, 3, 4))]))
+    told = [
+        session(WIDTH, HEIGHT),
+        demand_active(WIDTH, HEIGHT),
+        slow(first),
+        from_target(share_data(DataKind.UPDATE, packed, DEFLATED | AT_FRONT)),
+        slow([tile(0, 0, 2, 2, noise(2, 2, 5))]),
+        fast(behind, compression=DEFLATED),
+    ]
+    straight = Screen()
+    for record_ in told[:left_after]:
+        straight.feed(record_)
+    picture, saved = straight.picture(), straight.saved()
+    assert picture is not None
+    assert saved is not None
+    other = Screen.resumed(picture, saved)
+    for record_ in told[left_after:]:
+        assert other.feed(record_) == straight.feed(record_)
+    assert other.picture() == straight.picture()
+    assert (other.faults, straight.faults) == (0, 0)
+    area = Area(3, 1, 7, 5)
+    whole = straight.picture()
+    assert whole is not None
+    assert straight.part(area) == cut(whole, area)
+
+
+def test_a_screen_is_not_left_inside_an_update() -> None:
+    update = build_bitmaps([tile(0, 0, 4, 4, noise(4, 4))])
+    told = Screen()
+    assert told.saved() is None
+    for record_ in (session(WIDTH, HEIGHT), demand_active(WIDTH, HEIGHT)):
+        told.feed(record_)
+    told.feed(fast(update[:20], fragment=Fragment.FIRST))
+    assert told.saved() is None
+    told.feed(fast(update[20:], fragment=Fragment.LAST))
+    assert told.saved() is not None
