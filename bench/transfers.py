@@ -16,7 +16,7 @@ from unittest.mock import patch
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from bench.rig import Promise, Report, Rig, Table, plain, ratio, rounds
-from proxyd.protocols.ssh.digest import Digest
+from proxyd.digest import Digest
 from proxyd.protocols.ssh.sftp import SftpWatch
 from proxyd.protocols.ssh.sftp_packets import Packet
 from proxyd.protocols.ssh.transfers import COMMAND_LIMIT, classify

@@ -12,13 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from unit.ssh.test_transfers import Conversation, Place
 
+from proxyd.digest import REORDER_LIMIT
+from proxyd.events import Finding
 from proxyd.protocols.ssh import scp, sftp, transfers
-from proxyd.protocols.ssh.digest import REORDER_LIMIT, StreamWatch
-from proxyd.protocols.ssh.events import Finding
 from proxyd.protocols.ssh.scp import ScpWatch
 from proxyd.protocols.ssh.sftp import SftpWatch
 from proxyd.protocols.ssh.sftp_packets import KEPT_LIMIT, Packet
 from proxyd.protocols.ssh.transfers import Event, RsyncWatch, classify, sniff
+from proxyd.protocols.ssh.watch import StreamWatch
 from proxyd.protocols.ssh.wire import string
 
 COMMANDS = [

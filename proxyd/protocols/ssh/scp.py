@@ -14,8 +14,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from proxyd.protocols.ssh.digest import Body, Deliver, StreamWatch
-from proxyd.protocols.ssh.events import Emit, Transfer, shown
+from proxyd.digest import Body, Deliver
+from proxyd.events import Emit, Transfer, shown
+from proxyd.protocols.ssh.watch import StreamWatch
 from proxyd.protocols.ssh.wire import WireError
 
 LINE_LIMIT = 8192

@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from proxyd.protocols.ssh.digest import Body, Deliver, StreamWatch
-from proxyd.protocols.ssh.events import Emit, Transfer, shown
+from proxyd.digest import Body, Deliver
+from proxyd.events import Emit, Transfer, shown
 from proxyd.protocols.ssh.sftp_packets import (
     ANSWERS,
     FROM_CLIENT,
@@ -29,6 +29,7 @@ from proxyd.protocols.ssh.sftp_packets import (
     attributes,
     result,
 )
+from proxyd.protocols.ssh.watch import StreamWatch
 from proxyd.protocols.ssh.wire import Reader, WireError
 
 PENDING = 16384

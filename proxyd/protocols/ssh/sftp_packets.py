@@ -12,7 +12,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
 
-from proxyd.protocols.ssh.digest import Body
+from proxyd.digest import Body
 from proxyd.protocols.ssh.wire import Reader, WireError
 
 PACKET_LIMIT = 4 * 1024 * 1024 + 64 * 1024

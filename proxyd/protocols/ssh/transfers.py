@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
 
 from proxyd import host
-from proxyd.protocols.ssh.digest import Deliver, StreamWatch
-from proxyd.protocols.ssh.events import Emit, Event, Finding, Transfer, shown
+from proxyd.digest import Deliver
+from proxyd.events import Emit, Event, Finding, Transfer, shown
 from proxyd.protocols.ssh.scp import ScpWatch, scp_command
 from proxyd.protocols.ssh.sftp import SftpWatch
+from proxyd.protocols.ssh.watch import StreamWatch
 from proxyd.protocols.ssh.wire import WireError
 
 __all__ = [

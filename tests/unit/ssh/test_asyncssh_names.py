@@ -106,8 +106,7 @@ def _attributes_used() -> set[str]:
             "sftp_packets.py",
             "scp.py",
             "transfers.py",
-            "digest.py",
-            "events.py",
+            "watch.py",
         }:
             continue
         used |= set(re.findall(r"\._([a-z][a-z_]*)\b", source.read_text()))

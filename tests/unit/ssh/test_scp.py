@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from unit.ssh.test_transfers import Conversation, Ear, Place, heard, sha256
 
+from proxyd.events import Transfer
 from proxyd.protocols.ssh import scp
-from proxyd.protocols.ssh.events import Transfer
 from proxyd.protocols.ssh.scp import ScpCommand, ScpWatch, scp_command
 
 CLIENT, TARGET = True, False

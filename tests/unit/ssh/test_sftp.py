@@ -15,9 +15,9 @@ import paramiko
 import pytest
 from unit.ssh.test_transfers import Conversation, Ear, Place, heard, sha256
 
+from proxyd.digest import REORDER_LIMIT
+from proxyd.events import TEXT_KEPT
 from proxyd.protocols.ssh import sftp, sftp_packets
-from proxyd.protocols.ssh.digest import REORDER_LIMIT
-from proxyd.protocols.ssh.events import TEXT_KEPT
 from proxyd.protocols.ssh.sftp import SftpWatch
 from proxyd.protocols.ssh.sftp_packets import Packet, result
 from proxyd.protocols.ssh.wire import string, uint32

@@ -23,8 +23,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxyd.protocols.ssh import digest, transfers
-from proxyd.protocols.ssh.digest import Body, Digest, Room
+from proxyd import digest
+from proxyd.digest import Body, Digest, Room
+from proxyd.protocols.ssh import transfers
 from proxyd.protocols.ssh.scp import ScpWatch
 from proxyd.protocols.ssh.sftp import SftpWatch
 from proxyd.protocols.ssh.transfers import (
