@@ -1,4 +1,4 @@
-"""`proxyctl`'s commands about sessions: list, show, watch, block, unblock, drop; and about the daemon itself."""
+"""`proxyctl`'s commands about sessions: list, show, watch, block, unblock, message, drop; and about the daemon itself."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Moment(click.ParamType[float]):
 
 def add_to(group: CommandLine) -> None:
     """Add these commands, in the order the help shows them."""
-    for command in (sessions, show, watch, block, unblock, blocked, drop, status, reload, users):
+    for command in (sessions, show, watch, block, unblock, blocked, message, drop, status, reload, users):
         group.add_command(command)
     group.add_command(_hidden_alias())
 
@@ -276,6 +276,21 @@ def blocked(run: Run) -> None:
         Column("REASON", lambda row: row["reason"], keep=6),
     ]
     run.output.table(columns, answer["blocked"], "Nobody is blocked.")
+
+
+@click.command(cls=Command, short_help="Show the user of a live session a text.")
+@session_argument(live=True)
+@click.argument("text")
+@click.pass_obj
+def message(run: Run, session: str, text: str) -> None:
+    """Show the user of a live session a TEXT: drawn over a desktop, in a terminal, as PostgreSQL's notice.
+
+    It is in the recording and in the ledger. MySQL has no way to show one, nor has an SSH session without a terminal or
+    command. psql shows it with the next statement's result.
+    """
+    if (answer := run.ask("message", session=session, text=text)) is None:
+        return
+    run.output.line(f"Shown to {answer['user']} on {answer['target']} ({answer['session'][:ID_SHOWN]}).")
 
 
 @click.command(cls=Command, short_help="End a live session at once.")

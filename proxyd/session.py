@@ -2,7 +2,7 @@
 
 Rule 1: the tape is open, and META on disk, before the target is dialled; no tape, no session.
 Rule 2: the first cause of an end is the one recorded; whatever follows from it is not.
-Rule 3: `block`, `unblock` and `drop` work the same on every protocol; an engine brings only its Conduit.
+Rule 3: `block`, `unblock`, `message` and `drop` work the same on every protocol; an engine brings only its Conduit.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 
 from proxyd import __version__, log, metrics
+from proxyd.characters import visible
 from proxyd.errors import ClientError, Denied, Dropped, ProxydError, RecordingFailed
 from proxyd.gate import RESTORED, REVOKED, Gate, Settled
 from proxyd.recorder.record import Kind
@@ -85,8 +86,8 @@ class Ending:
 class Conduit(Protocol):
     """What an engine lends its session: the protocol's own way to hold, to tell and to part."""
 
-    def notify(self, text: str) -> None:
-        """Show the user one line, in the protocol's way; never waits."""
+    def notify(self, text: str) -> bool:
+        """Show the user a text, in the protocol's way, and tell whether it has one; never waits."""
 
     async def settle(self) -> Settled:
         """Wait until no client byte is in flight; what has not left is thrown away."""
@@ -212,6 +213,21 @@ class Session:
         self.gate.open()
         self.control("unblock", by, "")
         conduit.notify(RESTORED)
+
+    def message(self, by: str, text: str) -> str:
+        """Show the user a text of an operator's, and give it as it was shown: what acts on a terminal as its escape.
+
+        Raises Denied when the session is not live, the text is empty, or the protocol has no way to show it.
+        """
+        shown = visible(text.strip())
+        if not shown:
+            raise Denied("There is no text to show.")
+        if not self._live_conduit().notify(shown):
+            raise Denied(
+                f"This {self.protocol} session has nothing to show a message on: its user can't be told anything."
+            )
+        self.control("message", by, shown)
+        return shown
 
     async def drop(
         self, by: str, reason: str = "", *, text: str = DISCONNECTED, kind: str = "operator"

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 LIST_LIMIT = 100  # sessions a list shows unasked: a screenful or two
 LIST_MAXIMUM = 10_000  # about 5 MB of answer
-TEXT_LIMIT = 500  # characters of a reason: a sentence or three, and the tape keeps it for ever
+TEXT_LIMIT = 500  # characters of a reason or message: a sentence or three, and the tape keeps it for ever
 LEAVE_SECONDS = 10.0  # for the ledger entry of a view that ended; the disk may be slow, the viewer has gone
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -110,6 +110,13 @@ class Action(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     session: _Id
     reason: _Text = ""
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the user of a live session is to read."""
+
+    session: _Id
+    text: Annotated[str, msgspec.Meta(min_length=1, max_length=TEXT_LIMIT)]
 
 
 class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -350,6 +357,14 @@ async def _drop(services: Services, caller: Caller, action: Action) -> dict[str,
     return {"session": session.id, "user": session.user, "target": session.target}
 
 
+async def _message(services: Services, caller: Caller, message: Message) -> dict[str, Any]:
+    session = _live(services, message.session)
+    text = session.message(caller.name, message.text)
+    about = {"user": session.user, "target": session.target}
+    await _note(services, "message", session=session.id, **about, who=caller.name, text=text)
+    return {"session": session.id, **about, "text": text}
+
+
 async def _replay(services: Services, caller: Caller, one: One) -> dict[str, Any]:
     return await _open_recording(services, caller, one, "replay")
 
@@ -456,6 +471,7 @@ COMMANDS: Mapping[str, Command] = {
     "block": Command(_P.BLOCK, Action, _block),
     "unblock": Command(_P.BLOCK, Release, _unblock),
     "blocked": Command(_P.BLOCKS, Nothing, _blocked),
+    "message": Command(_P.MESSAGE, Message, _message),
     "drop": Command(_P.DROP, Action, _drop),
     "log": Command(_P.LOG, One, _log),
     "replay": Command(_P.REPLAY, One, _replay),

@@ -31,6 +31,7 @@ class Permission(StrEnum):
     WATCH = "sessions.watch"  # PAM.SessionManagement.Livestream
     BLOCK = "sessions.block"
     DROP = "sessions.drop"
+    MESSAGE = "sessions.message"  # whoever may stop a user may tell them why
     REPLAY = "sessions.replay"  # PAM.SessionManagement.Recording
     LOG = "sessions.log"
     BLOCKS = "blocks.list"
@@ -44,8 +45,10 @@ _P = Permission
 ROLES: Mapping[str, frozenset[Permission]] = {
     "System Administrator": frozenset(Permission),
     "PAM Administrator": frozenset(Permission),
-    "PAM Auditor": frozenset({_P.LIST, _P.WATCH, _P.BLOCK, _P.REPLAY, _P.LOG, _P.BLOCKS, _P.STATUS}),
-    "PAM Operator": frozenset({_P.LIST, _P.BLOCK, _P.DROP, _P.LOG, _P.BLOCKS, _P.STATUS}),
+    "PAM Auditor": frozenset(
+        {_P.LIST, _P.WATCH, _P.BLOCK, _P.MESSAGE, _P.REPLAY, _P.LOG, _P.BLOCKS, _P.STATUS}
+    ),
+    "PAM Operator": frozenset({_P.LIST, _P.BLOCK, _P.DROP, _P.MESSAGE, _P.LOG, _P.BLOCKS, _P.STATUS}),
 }
 
 

@@ -233,6 +233,9 @@ def test_a_terminal_is_told_and_goes_on_showing(lab: Lab, short: Path) -> None:
         terminal.type("echo back-$((1+1))\r")
         terminal.expect("back-2")
         assert not marker.exists()
+        told = lab.proxyd.ctl("message", session, "Bitte schließen\x1b[2J").data
+        assert told["text"] == "Bitte schließen\\x1b[2J"
+        terminal.expect(re.escape("Bitte schließen\\x1b[2J\r\n".encode()))
         terminal.type("kill %1; exit 0\r")
         assert terminal.wait() == 0
 

@@ -21,6 +21,7 @@ import pytest
 from pymysql.constants import CLIENT as FLAG
 
 from proxyd.access import hash_password
+from proxyd.control.client import ControlError
 from proxyd.recorder.record import Kind
 from proxyd.verifiers import mariadb_ed25519
 from tests.peers.daemon import Proxyd
@@ -449,6 +450,8 @@ def test_block_refuses_each_statement_and_keeps_the_transaction(lab):
         with pytest.raises(pymysql.err.MySQLError) as caught:
             rows(connection, text)
         assert caught.value.args == (1227, REVOKED)
+    with pytest.raises(ControlError, match="This mysql session has nothing to show a message on"):
+        lab.proxyd.call("message", session=session, text="hello")
     assert lab.db.sql(f"select count(*) from {DATABASE}.bl") == "0\n"
     lab.proxyd.call("unblock", whom=session)
     assert rows(connection, "select * from bl") == ((1,),)

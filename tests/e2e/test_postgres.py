@@ -472,7 +472,10 @@ def test_block_refuses_statements_and_the_transaction_survives(rig: Rig) -> None
         rig.proxyd.call("unblock", whom=session)
         assert connection.execute("select array_agg(a) from kept").fetchone() == ([1],)
         connection.commit()
+        rig.proxyd.call("message", session=session, text="Öffnen Sie später neu\n")
+        connection.execute("select 1")
     assert REVOKED in notices and RESTORED in notices
+    assert notices[-1] == "Öffnen Sie später neu"
     found = rig.statements(rig.newest())
     attempts = [one["text"] for one in found if one.get("refused")]
     assert (

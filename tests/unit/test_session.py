@@ -50,9 +50,12 @@ class NotedConduit:
         self.told: list[str] = []
         self.parted: list[str] = []
         self.held: list[bool] = []
+        self.mute = False  # its protocol can't tell the user anything
 
-    def notify(self, text: str) -> None:
-        self.told.append(text)
+    def notify(self, text: str) -> bool:
+        if not self.mute:
+            self.told.append(text)
+        return not self.mute
 
     async def settle(self) -> Settled:
         return Settled(7, 3, True)
@@ -161,6 +164,25 @@ async def test_drop_parts_with_the_sentence_and_seals_with_who_and_why(settings:
     assert (row.reason, row.by, row.error) == ("dropped", "bob", DISCONNECTED)
     assert session.ended.is_set()
     assert session.state is State.ENDED
+
+
+@pytest.mark.mission("M17")
+async def test_a_message_is_shown_and_on_the_tape_with_who_wrote_it(settings: Config) -> None:
+    async with core_of(settings) as core:
+        conduit = NotedConduit()
+        async with opened(core, LOGIN, permit_of(core), "ssh") as session:
+            with pytest.raises(Denied, match="not live"):
+                session.message("bob", "too early")
+            session.attach(conduit)
+            assert session.message("bob", " öffnen\x1b[2J\n\u202e! ") == "öffnen\\x1b[2J\\n\\u202e!"
+            with pytest.raises(Denied, match="no text"):
+                session.message("bob", " \n ")
+            conduit.mute = True
+            with pytest.raises(Denied, match="nothing to show"):
+                session.message("bob", "unheard")
+    assert conduit.told == ["öffnen\\x1b[2J\\n\\u202e!"]
+    done = [record.body for record in records_of(settings, session) if record.kind is Kind.CONTROL]
+    assert done == [{"action": "message", "by": "bob", "reason": "öffnen\\x1b[2J\\n\\u202e!"}]
 
 
 @pytest.mark.mission("M3")

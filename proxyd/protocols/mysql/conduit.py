@@ -371,14 +371,15 @@ class Conduit:
 
     # ------------------------------------------------------------------ Conduit
 
-    def notify(self, text: str) -> None:
+    def notify(self, text: str) -> bool:
         """Go on when the gate opens; the protocol can tell a client nothing it has not asked."""
         if text != RESTORED or self._kept is None:
-            return
+            return False
         item, self._kept = self._kept, None
         raw = item.raw if isinstance(item, FileData) else self._long(item)
         self.passed_bytes += len(raw)
         self._go_on(raw)
+        return False
 
     async def settle(self) -> Settled:
         """Wait until everything that has passed is with the target: answered, or taken by its kernel."""

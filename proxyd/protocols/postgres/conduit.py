@@ -238,11 +238,12 @@ class Conduit:
 
     # ------------------------------------------------------------------ what operators do
 
-    def notify(self, text: str) -> None:
-        """Show the user one line, as a notice."""
+    def notify(self, text: str) -> bool:
+        """Show the user one line, as a notice; clients show it at the latest with their next statement's result."""
         self._session.tape.add(Kind.NOTICE, text)
         self._dialogue.words.append(wire.notice(text))
         self._speak()
+        return True
 
     async def settle(self) -> Settled:
         """Close the open batch, then wait until the target's host has everything that was passed."""

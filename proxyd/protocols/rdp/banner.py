@@ -1,15 +1,23 @@
 """Notices drawn over a session: text as uncompressed bitmap updates, which every client shows without any agreement.
 
+Rule 1: any text can be drawn: what acts on a line instead of showing is a space, what a font does not have is shown as
+        its nearest letter or a question mark, a word wider than the screen is broken.
+Rule 2: where the system has DejaVu Sans it is used: it has Latin, Greek, Cyrillic, Hebrew and Arabic; Pillow's own font
+        has ASCII alone. Right-to-left text is ordered by Pillow's layout engine, where that finds FriBidi.
+
 MS-RDPBCGR 2.2.9.1.1.3.1.2 (bitmap data) and 2.2.9.1.2.1.2 (its fast-path update).
 """
 
 from __future__ import annotations
 
+import functools
+import unicodedata
 from dataclasses import dataclass
 from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
+from proxyd.characters import UNSAFE
 from proxyd.protocols.rdp.fastpath import Fragment, Update, UpdateCode, build_output
 from proxyd.protocols.rdp.updates import Bitmap, build_bitmaps
 
@@ -17,6 +25,7 @@ MAX_STRIP: Final = 15_000  # bytes of pixels: a fast-path frame within 14 bits, 
 _ALIGN: Final = 4  # widths of bitmaps are multiples of it, 2.2.9.1.1.3.1.2.2
 _DEPTH: Final = 32
 _BYTES: Final = 4
+_FONT: Final = "DejaVuSans.ttf"  # Debian's fonts-dejavu-core; found where the system keeps its fonts
 _FONT_SIZE: Final = 18
 _MARGIN: Final = 16  # pixels around the text
 _TOP: Final = 40  # pixels from the upper edge: below a connection bar
@@ -65,8 +74,8 @@ def _frame(strip: Image.Image, left: int, top: int) -> bytes:
 
 def _write(text: str, most: int) -> Image.Image:
     """Draw lines of text no wider than `most` pixels."""
-    font = ImageFont.load_default(_FONT_SIZE)
-    lines = _wrap(text, font, most - 2 * _MARGIN)
+    font, ascii_only = _font()
+    lines = _wrap(_nearest(text) if ascii_only else text, font, most - 2 * _MARGIN)
     wanted = max(int(font.getlength(line)) for line in lines) + 2 * _MARGIN
     ascent, descent = font.getmetrics() if isinstance(font, ImageFont.FreeTypeFont) else (_FONT_SIZE, 0)
     step = ascent + descent
@@ -78,12 +87,40 @@ def _write(text: str, most: int) -> Image.Image:
     return picture
 
 
+@functools.cache
+def _font() -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, bool]:
+    """Give the font to write with, and whether it has ASCII alone (rule 2); reads files once."""
+    try:
+        return ImageFont.truetype(_FONT, _FONT_SIZE), False
+    except OSError:
+        return ImageFont.load_default(_FONT_SIZE), True
+
+
+def _nearest(text: str) -> str:
+    """Write a text in ASCII: letters without their marks, a question mark for what has no other form."""
+    bare = (mark for mark in unicodedata.normalize("NFKD", text) if not unicodedata.combining(mark))
+    return "".join(mark if mark.isascii() else "?" for mark in bare)
+
+
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, most: int) -> list[str]:
     lines = [""]
-    for word in "".join(c if c.isprintable() else " " for c in text).split():
+    for word in "".join(c if c.isprintable() else " " for c in UNSAFE.sub(" ", text)).split():
         longer = f"{lines[-1]} {word}".strip()
         if lines[-1] and font.getlength(longer) > most:
             lines.append(word)
         else:
             lines[-1] = longer
+        while (fits := _fitting(lines[-1], font, most)) < len(lines[-1]):
+            lines[-1:] = [lines[-1][:fits], lines[-1][fits:]]
     return lines
+
+
+def _fitting(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, most: int) -> int:
+    """Count the characters of a line that fit, one at least."""
+    if font.getlength(line) <= most:
+        return len(line)
+    low, high = 1, len(line)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if font.getlength(line[:middle]) <= most else (low, middle)
+    return low

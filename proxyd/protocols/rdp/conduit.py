@@ -4,7 +4,8 @@ Rule 1: what is sent on to the target has been recorded before, and was let thro
 Rule 2: the tape holds whole frames as the client sees them, in its numbers; of licensing it holds how much there was.
 Rule 3: both directions move whole frames, so what we say ourselves never stands inside another's.
 Rule 4: when the gate shuts, everything the user holds down is released at the target, once.
-Rule 5: `part` says why (Set Error Info), for a client that is merely cut off comes back by itself.
+Rule 5: `part` draws why, lets it be read for PARTING_S while nothing passes any more, and says it once more as Set Error
+        Info, for a client that is merely cut off comes back by itself. Both sides are closed within a second.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import trio
 from proxyd.errors import Dropped, ProtocolBroken, ProxydError, TargetError
 from proxyd.gate import REVOKED, Settled
 from proxyd.protocols.rdp import share
-from proxyd.protocols.rdp.banner import Banner, draw
 from proxyd.protocols.rdp.crossing import Desk, FromClient, FromTarget, Numbers
 from proxyd.protocols.rdp.front import farewell
+from proxyd.protocols.rdp.notices import Notices, standing_s
 from proxyd.protocols.rdp.share import DataKind, ErrorInfo, Rectangle
 from proxyd.protocols.rdp.wire import Framer, WireError
 from proxyd.recorder.record import Kind
@@ -33,8 +34,14 @@ if TYPE_CHECKING:
 SETTLE_S: Final = 1.0
 """Seconds a block waits for the target's host to have everything that was sent, before it reports `settled: false`."""
 
-SHOWN_S: Final = 5.0
-"""Seconds a notice stands before the target is asked to paint what is below it."""
+LOOK_S: Final = 1.0
+"""Seconds between two looks whether a notice that stands has been painted over: a video does so with every picture."""
+
+PARTING_S: Final = 0.35
+"""Seconds the last notice stands alone: long enough to be seen, and with the relay's farewell still within a second."""
+
+UNREAD_NOTICES: Final = 1 << 20
+"""Unread bytes from which on a client is shown no notice: one that does not read must not make the proxy grow."""
 
 
 class Conduit:
@@ -51,7 +58,8 @@ class Conduit:
         self._client_frames, self._target_frames = Framer(), Framer()
         self._relay = Relay(client, target, from_client=self._up, from_target=self._down)
         self._nursery: trio.Nursery | None = None
-        self._notice: Banner | None = None
+        self._notices = Notices(desk)
+        self._told = trio.CancelScope()  # of the task that sees to the notice that stands
         self._passed = 0
         self._licensing = {"input": 0, "output": 0}
         self._left: str | None = None
@@ -116,7 +124,7 @@ class Conduit:
             out.append(self._numbers.for_target(one))
 
     def _down(self, data: bytes) -> bytes | None:
-        if self._left is not None:
+        if self._left is not None and not self._notices.due:  # rule 5; the last notice waits for its turn
             return None
         out: list[bytes] = []
         try:
@@ -131,12 +139,17 @@ class Conduit:
         return b"".join(out)
 
     def _give(self, frame: bytes, out: list[bytes]) -> None:
+        if self._left is not None and not self._notices.due:
+            return
         for one in self._from_target.take(frame):
             if self._from_target.licensing:
                 self._licensing["output"] += len(one)
             else:
                 self._session.tape.add(Kind.PDU, one)
             out.append(one)
+            self._notices.passed(one)
+        if self._notices.due and (drawn := self._notices.frames()):
+            out.append(drawn)
 
     def _say_to_target(self, frame: bytes) -> None:
         """Send a frame of ours in the client's name; it is on the tape as such (rule 1)."""
@@ -149,32 +162,48 @@ class Conduit:
 
     # ------------------------------------------------------------------ what operators do
 
-    def notify(self, text: str) -> None:
-        """Show the user one line, drawn over the session; all but REVOKED goes away by itself."""
+    def notify(self, text: str) -> bool:
+        """Show the user a text, drawn over the session; all but REVOKED goes away by itself."""
+        if self._over or self._left is not None or self._nursery is None:
+            return False
         self._session.tape.add(Kind.NOTICE, text)
-        if not self._desk.active or self._over:
+        self._show(text, self._nursery)
+        return True
+
+    def _show(self, text: str, nursery: trio.Nursery) -> None:
+        self._told.cancel()
+        self._told = trio.CancelScope()
+        self._repaint(self._notices.put(text))
+        self._draw()
+        nursery.start_soon(self._stand, text, self._told, nursery)
+
+    async def _stand(self, text: str, shown: trio.CancelScope, nursery: trio.Nursery) -> None:
+        """Keep a notice there for its time, or until `shown` ends; while the gate is shut, REVOKED follows it."""
+        with shown, trio.move_on_after(standing_s(text)):
+            while True:
+                await trio.sleep(LOOK_S)
+                self._notices.again()
+                self._draw()
+        if shown.cancel_called or self._left is not None:
             return
-        banner = draw(text, self._desk.width, self._desk.height)
-        before, self._notice = self._notice, banner
-        if before is not None:
-            self._repaint(before)
-        _send(self._client, b"".join(banner.frames))
-        if text != REVOKED and self._nursery is not None:
-            self._nursery.start_soon(self._take_away, banner)
+        if self._session.gate.closed:
+            self._show(REVOKED, nursery)
+        else:
+            self._repaint(self._notices.take_away())
 
-    async def _take_away(self, banner: Banner) -> None:
-        await trio.sleep(SHOWN_S)
-        if self._notice is banner:
-            self._notice = None
-            self._repaint(banner)
+    def _draw(self) -> bool:
+        """Draw what is due, if the client reads; tells whether it is, or will be, drawn."""
+        if self._client.unsent > UNREAD_NOTICES:
+            return False
+        if frames := self._notices.frames():
+            _send(self._client, frames)
+        return True
 
-    def _repaint(self, banner: Banner) -> None:
+    def _repaint(self, bared: list[Rectangle]) -> None:
         """Ask the target for what is below a notice: Refresh Rect, 2.2.11.2."""
-        if not self._desk.active or self._over:
-            return
-        right, bottom = banner.left + banner.width - 1, banner.top + banner.height - 1
-        area = share.refresh_rect([Rectangle(banner.left, banner.top, right, bottom)])
-        self._say_to_target(self._from_client.said(DataKind.REFRESH_RECT, area))
+        if bared and not self._over and self._left is None:
+            area = share.refresh_rect(bared)
+            self._say_to_target(self._from_client.said(DataKind.REFRESH_RECT, area))
 
     async def settle(self) -> Settled:
         """Release what the user holds, then wait until the target's host has everything that was passed."""
@@ -193,6 +222,23 @@ class Conduit:
         if self._left is not None or self._over:
             return
         self._left = text
+        if not text or self._nursery is None or not self._desk.active:
+            self._close(text)
+            return
+        self._session.tape.add(Kind.NOTICE, text)
+        self._notices.put(text)
+        if self._draw():
+            self._nursery.start_soon(self._leave, text)
+        else:
+            self._close(text)
+
+    async def _leave(self, text: str) -> None:
+        """Close once the last notice could be read; the session's own scope has ended by then."""
+        with trio.CancelScope(shield=True):
+            await trio.sleep(PARTING_S)
+        self._close(text)
+
+    def _close(self, text: str) -> None:
         if text:
             over = text == TIME_OVER
             self._last_words(ErrorInfo.LOGON_TIMEOUT if over else ErrorInfo.RPC_INITIATED_DISCONNECT)

@@ -445,17 +445,18 @@ class Line:
 
     # ------------------------------------------------------------------ what proxyd itself says
 
-    def tell(self, text: str) -> None:
-        """Show the user one line on this channel; forwards have nowhere to show it."""
+    def tell(self, text: str) -> bool:
+        """Show the user one line on this channel, and tell whether it was; forwards have nowhere to show it."""
         if self.kind != "session" or not self.near.is_open():
-            return
+            return False
         if self.near.get_write_buffer_size() > UNREAD_NOTICES:
-            return
+            return False
         self.tape.add(Kind.NOTICE, text, self.number)
         if self.pty:
             self.near.write(f"\r\n{text}\r\n".encode())
         else:
             self.near.write(f"{text}\n".encode(), EXTENDED_DATA_STDERR)
+        return True
 
     def part(self, text: str) -> None:
         """Say goodbye on this channel, ahead of whatever still waits there."""

@@ -272,12 +272,14 @@ class Relay:
 
     # ------------------------------------------------------------------ Conduit
 
-    def notify(self, text: str) -> None:
+    def notify(self, text: str) -> bool:
         """Show `text` in every terminal, and let the lines know when the gate has opened."""
+        told = False
         for line in list(self._lines.values()):
-            line.tell(text)
+            told |= line.tell(text)
             if not self.session.gate.closed:
                 line.gate_opened()
+        return told
 
     async def settle(self) -> Settled:
         """Throw away input that waits for the target's window; wait for the target's sign about the rest (rule 2)."""

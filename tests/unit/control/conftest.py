@@ -100,6 +100,7 @@ class PlayedSession:
     findings: list[dict[str, str]] = field(default_factory=list)
     gate: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(closed=False))
     drops: list[tuple[str, str]] = field(default_factory=list)
+    messages: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.tape = PlayedTape({"id": self.id, "user": self.user, "target": self.target})
@@ -114,6 +115,12 @@ class PlayedSession:
     async def unblock(self, by: str) -> None:
         self.gate.closed = False
         self.tape.add(Kind.CONTROL, {"action": "unblock", "by": by, "reason": ""})
+
+    def message(self, by: str, text: str) -> str:
+        if self.protocol == "mysql":
+            raise Denied("This mysql session has nothing to show a message on.")
+        self.messages.append((by, text))
+        return text
 
     async def drop(self, by: str, reason: str) -> None:
         self.drops.append((by, reason))

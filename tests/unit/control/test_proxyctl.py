@@ -134,6 +134,17 @@ def test_drop_needs_somebody_to_confirm_or_yes(played: Any, ctl: Any) -> None:
     assert session.drops == [("root", "bye")]
 
 
+@pytest.mark.mission("M17")
+def test_message_says_who_reads_it(played: Any, ctl: Any) -> None:
+    session = played.begin()
+    assert ctl("message", "1a2b", "save your work").stdout == "Shown to alice on db1 (1a2b3c4d).\n"
+    assert session.messages == [("root", "save your work")]
+    assert json.loads(ctl("--json", "message", "1a2b", "bye").stdout)["text"] == "bye"
+    session.protocol = "mysql"
+    refused = ctl("message", "1a2b", "bye")
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+
+
 def test_status_reload_users(played: Any, ctl: Any) -> None:
     status = ctl("status").stdout
     assert "Sessions       0 live, 0 blocked, 0 watching" in status

@@ -193,6 +193,25 @@ async def test_drop_reaches_the_session_and_the_ledger(played: Played, connect: 
     }  # fmt: skip
 
 
+@pytest.mark.mission("M17")
+async def test_a_message_reaches_the_session_and_the_ledger(played: Played, connect: Any) -> None:
+    session = played.begin()
+    wire = await connect()
+    told = {"session": session.id, "user": "alice", "target": "db1", "text": "save your work"}
+    assert (await wire.ask("message", session=session.id[:8], text="save your work"))["ok"] == told
+    assert session.messages == [("root", "save your work")]
+    (entry,) = played.ledger.entries("message")
+    assert entry.fields == told | {"who": "root"}
+    for text in ("", "x" * 501):
+        assert code_of(await wire.ask("message", session=session.id, text=text)) == "usage"
+    session.protocol = "mysql"
+    assert code_of(await wire.ask("message", session=session.id, text="save")) == "refused"
+    played.operate_as("PAM Auditor")
+    session.protocol = "rdp"
+    assert "ok" in await wire.ask("message", session=session.id, text="again")
+    assert len(list(played.ledger.entries("message"))) == 2
+
+
 @pytest.mark.mission("M5", "M6")
 @pytest.mark.parametrize("command", ["log", "replay", "export"])
 async def test_recordings_open_after_the_ledger_has_it(played: Played, connect: Any, command: str) -> None:

@@ -54,3 +54,42 @@ def test_picture_comes_back_as_it_was():
     assert (
         painted(banner.show(picture, 8, 16), 408, 176).crop((8, 16, 408, 176)).tobytes() == picture.tobytes()
     )
+
+
+def ink(text, width=1280):
+    """What a text looks like, with its margins."""
+    notice = banner.draw(text, width, 800)
+    return painted(notice.frames, width, 800).crop(
+        (notice.left, notice.top, notice.left + notice.width, notice.top + notice.height)
+    )
+
+
+@pytest.mark.parametrize("width", [800, 1280, 1920])
+def test_a_word_wider_than_the_screen_is_broken_and_nothing_is_cut_off(width):
+    picture = ink("X" * 500, width)
+    assert picture.width <= width
+    assert picture.height >= 3 * (ink("X", width).height - 32)
+    margin = picture.crop((picture.width - 4, 0, picture.width, picture.height))
+    assert margin.getcolors() == [(4 * picture.height, (160, 0, 0))]
+
+
+def test_what_acts_on_a_line_is_not_drawn():
+    plain = ink("save your work")
+    assert ink("\u202esave\x00 your\u2066\r\n work").tobytes() == plain.tobytes()
+
+
+def test_letters_with_marks_differ_from_those_without():
+    if banner._font()[1]:
+        pytest.skip("no DejaVu Sans on this machine: Pillow's own font has no such letters")
+    assert ink("schließen öffnen").tobytes() != ink("schliesen offnen").tobytes()
+
+
+def test_without_the_font_the_nearest_letters_are_written(monkeypatch):
+    monkeypatch.setattr(banner, "_FONT", "no-such-font.ttf")
+    banner._font.cache_clear()
+    try:
+        assert banner._font()[1]
+        assert ink("öffnen Zażółć").tobytes() == ink("offnen Zazo?c").tobytes()
+        assert ink("Ω").tobytes() == ink("?").tobytes()
+    finally:
+        banner._font.cache_clear()

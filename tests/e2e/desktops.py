@@ -1,0 +1,85 @@
+"""Desktops behind a proxyd and the ways in: what the larger tests of RDP begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from proxyd.access import hash_password
+from proxyd.recorder.record import Kind
+from proxyd.verifiers import nt_hash
+from tests.peers.daemon import Proxyd
+from tests.peers.endpoint import HOST
+from tests.peers.process import free_port
+from tests.peers.rdp.freerdp import FreeRdp
+from tests.peers.rdp.shadow import Shadow
+from tests.peers.rdp.tls import Identity
+from tests.peers.rdp.x11 import Picture
+from tests.peers.rdp.xrdp import Xrdp
+
+Desktop = Xrdp | Shadow
+ALICE, BOB = "Alice's pass", "Bob's-Pass-2"  # alice logs in by the password of Client Info, bob by NLA
+
+
+@dataclass
+class Front:
+    """A proxyd before desktops."""
+
+    proxyd: Proxyd
+    identity: Identity
+    port: int
+
+    def client(self, directory: Path, user: str, password: str, **more: Any) -> FreeRdp:
+        """An xfreerdp that takes proxyd's certificate alone."""
+        return FreeRdp(directory, self.port, user, password, fingerprint=self.identity.fingerprint, **more)
+
+    def bodies(self, session: str, kind: Kind) -> list[Any]:
+        """What a sealed recording holds of a kind."""
+        return [record.body for record in self.proxyd.recording(session).records() if record.kind is kind]
+
+    def shot(self, session: str, directory: Path, *more: str) -> Picture:
+        """A picture of a session as proxyctl draws it."""
+        made = directory / "shot.png"
+        told = self.proxyd.ctl("screenshot", session, "-o", str(made), "--force", *more).data
+        image = Image.open(made)
+        assert image.size == (told["width"], told["height"])
+        assert told["unread"] == 0
+        return Picture(*image.size, image.convert("RGB").tobytes())
+
+
+def account(directory: Path, name: str, target: Desktop, *, port: int = 0) -> dict[str, Any]:
+    """Give a target's configuration; `port`: of a tap before it."""
+    secret = directory / f"{name}.password"
+    secret.write_text(target.password)
+    secret.chmod(0o600)
+    return {
+        "protocol": "rdp",
+        "address": f"{HOST}:{port}" if port else target.address,
+        "tls": "verify-full",
+        "tls_ca": str(target.identity.ca),
+        "accounts": {target.user: {"password": f"file:{secret}"}},
+    }
+
+
+@contextmanager
+def front(directory: Path, targets: Mapping[str, Mapping[str, Any]], **listen: Any) -> Iterator[Front]:
+    """Serve these targets to alice and bob; `listen`: more of the listener's settings."""
+    proxyd, identity, port = Proxyd(directory / "p"), Identity(directory / "front"), free_port()
+    identity.key.chmod(0o600)
+    proxyd.settings["listen"]["rdp"] = {
+        "address": f"{HOST}:{port}",
+        "certificate": str(identity.certificate),
+        "key": str(identity.key),
+        **listen,
+    }
+    proxyd.settings["targets"] = dict(targets)
+    proxyd.user("alice", password=hash_password(ALICE))
+    proxyd.user("bob", nt_hash=nt_hash(BOB))
+    proxyd.grant(users=["alice", "bob"])
+    with proxyd:
+        yield Front(proxyd, identity, port)
