@@ -25,7 +25,7 @@ from proxyd.protocols.postgres.wire import WireError
 from proxyd.statement import Statements
 from proxyd.verifiers import scram_keys
 from tests.fuzz import program
-from tests.fuzz.program import CANARY, Input, Op, Step, Tape, driven
+from tests.fuzz.program import CANARY, Input, Op, Peer, Step, Tape, driven
 
 LEVELS: Final = ("full", "literals-masked", "fingerprint", "off")
 PARAMETERS: Final = ("values", "types", "hash", "off")
@@ -201,25 +201,6 @@ def framed(by_client: bool, kind: int, body: bytes) -> bytes:
 
 
 # ---------------------------------------------------------------------------------------------- logins
-
-
-class Peer:
-    """Stands for a stream: gives what was sent in chunks, keeps what it is told."""
-
-    def __init__(self, data: bytes, chunk: int, *, certificate: bytes | None = None) -> None:
-        self._pieces = list(program.cut(data, chunk))[::-1]
-        self.peer_certificate = certificate
-        self.side = SimpleNamespace(fault=ProxydError)
-        self.told = b""
-
-    async def receive(self) -> bytes:
-        return self._pieces.pop() if self._pieces else b""
-
-    def send(self, data: bytes) -> None:
-        self.told += data
-
-    def unread(self, data: bytes) -> None:
-        self._pieces.append(data)
 
 
 async def _client_begins(reader: Reader) -> None:

@@ -1,7 +1,7 @@
-"""A coverage-guided campaign against one protocol: `python -m tests.fuzz.campaign postgres --seconds 600 [--json]`.
+"""A coverage-guided campaign against one protocol, or one side of it: `python -m tests.fuzz.campaign postgres --seconds 600 [--json]`.
 
 What it promises when it ends well (status 0): no input made anything but a typed error come out or broke a rule of
-`atheris_postgres` or `atheris_mysql`, none took SLOW_SECONDS, and the process stayed below RSS_MB. Otherwise the input
+its `atheris_*`, none took SLOW_SECONDS, and the process stayed below RSS_MB. Otherwise the input
 is in the directory it names, and `--replay FILE` plays it again, without the fuzzer.
 
 What drives it is atheris (libFuzzer for Python), which the fuzzed process alone imports.
@@ -25,7 +25,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Final
 
-PROTOCOLS: Final = ("postgres", "mysql")
+PROTOCOLS: Final = ("postgres", "mysql", "rdp_wire", "rdp_channels", "rdp_decode")
 MISSING: Final = "The fuzzer is not installed: run `pip install atheris` (or `uv sync --group fuzz`) in the environment of the tests."
 SLOW_SECONDS: Final = 1.0  # of processor time: what else runs on the machine makes no input slow
 HANGS_SECONDS: Final = 20  # after which libFuzzer ends an input that does not end by itself

@@ -1,4 +1,4 @@
-"""What a fuzzed input means: a small program of what client, target and operator do, the same for both database protocols.
+"""What a fuzzed input means: a small program of what client, target and operator do, the same for all protocols.
 
 Rule 1: every input is a program; what is missing at its end is zero, so that a mutation moves little.
 Rule 2: what is not to be recorded (rows, COPY data, details of errors) holds CANARY, which no input can write itself.
@@ -10,8 +10,10 @@ from __future__ import annotations
 import bisect
 import enum
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
+from proxyd.errors import ProxydError
 from proxyd.recorder import record
 
 CANARY: Final = b"\xc3\xbfrow that nobody may keep\xc3\xbf"
@@ -204,6 +206,25 @@ class Tape:
         begun = [body["n"] for body in told if body.get("event") == "statement" and "refused" not in body]
         ended = [body["n"] for body in told if body.get("event") == "result"]
         assert sorted(begun) == sorted(ended), "a statement without an outcome, or with two"
+
+
+class Peer:
+    """Stands for a stream: gives what was sent in chunks, keeps what it is told."""
+
+    def __init__(self, data: bytes, chunk: int, *, certificate: bytes | None = None) -> None:
+        self._pieces = list(cut(data, chunk))[::-1]
+        self.peer_certificate = certificate
+        self.side = SimpleNamespace(fault=ProxydError)
+        self.told = b""
+
+    async def receive(self) -> bytes:
+        return self._pieces.pop() if self._pieces else b""
+
+    def send(self, data: bytes) -> None:
+        self.told += data
+
+    def unread(self, data: bytes) -> None:
+        self._pieces.append(data)
 
 
 def in_order(sent: Sequence[bytes], got: Sequence[bytes], ours: Callable[[bytes], bool]) -> bool:
