@@ -13,8 +13,9 @@ from alembic import command
 from alembic.config import Config
 
 from proxyd.errors import ProxydError
-from proxyd.recorder import catalog as module
-from proxyd.recorder.catalog import MIGRATIONS, Catalog, CatalogError, NotFound, SessionFilter
+from proxyd.recorder import schema
+from proxyd.recorder.catalog import Catalog, CatalogError, NotFound, SessionFilter
+from proxyd.recorder.database import MIGRATIONS
 
 DAY = 86_400.0
 
@@ -262,7 +263,7 @@ def test_an_empty_first_revision_is_upgraded(tmp_path: Path) -> None:
 
 def test_the_tables_queried_are_the_tables_migrated(catalog: Catalog, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "state/catalog.db") as database:
-        for table in module._schema.sorted_tables:
+        for table in schema.SCHEMA.sorted_tables:
             migrated = {c[1] for c in database.execute(f"PRAGMA table_info({table.name})")}
             assert migrated == {c.name for c in table.columns}
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)

@@ -1,0 +1,46 @@
+"""The catalog's tables; how they came to be is in `migrations`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+SCHEMA: Final = sa.MetaData()
+SESSIONS: Final = sa.Table(
+    "sessions",
+    SCHEMA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("node", sa.Text),
+    sa.Column("protocol", sa.Text),
+    sa.Column("user", sa.Text),
+    sa.Column("user_ip", sa.Text),
+    sa.Column("target", sa.Text),
+    sa.Column("host", sa.Text),
+    sa.Column("login", sa.Text),
+    sa.Column("how", sa.Text),
+    sa.Column("started_at", sa.Double),
+    sa.Column("ended_at", sa.Double),
+    sa.Column("state", sa.Text),
+    sa.Column("reason", sa.Text),
+    sa.Column("by", sa.Text),
+    sa.Column("error", sa.Text),
+    sa.Column("size", sa.BigInteger),
+    sa.Column("input_bytes", sa.BigInteger),
+    sa.Column("output_bytes", sa.BigInteger),
+    sa.Column("findings", sa.Integer),
+    sa.Column("channels", sa.JSON),
+    sa.Column("chain", sa.Text),
+    sa.Column("path", sa.Text),
+)
+BLOCKS: Final = sa.Table(
+    "blocks",
+    SCHEMA,
+    sa.Column("user", sa.Text, primary_key=True),
+    sa.Column("target", sa.Text, primary_key=True),
+    sa.Column("author", sa.Text),
+    sa.Column("at", sa.Double),
+    sa.Column("reason", sa.Text),
+    sa.Column("released_at", sa.Double),
+    sa.Column("released_by", sa.Text),
+)
