@@ -112,6 +112,8 @@ def _notes_of(row: Mapping[str, Any]) -> str:
         notes.append(f"{row['viewers']} watching")
     if row.get("reason") and row["reason"] != "closed":
         notes.append(_ended_by(row))
+    if row.get("purged_at"):
+        notes.append("purged")
     return ", ".join(notes)
 
 
@@ -157,6 +159,10 @@ def _facts_of(answer: Mapping[str, Any], output: Output) -> list[tuple[str, str]
         facts.append(
             ("Blocked", f"by {block['by']} on {output.time(block['at'])}  {block['reason']}".rstrip())
         )
+    if hold := answer.get("hold"):
+        facts.append(("Held", f"by {hold['by']} since {output.time(hold['at'])}: {hold['reason']}"))
+    if row.get("purged_at"):
+        facts.append(("Purged", f"{output.time(row['purged_at'])}: {row['purged_why']}"))
     return facts + [
         ("Watched by" if index == 0 else "", text) for index, text in enumerate(views_of(answer, output))
     ]

@@ -217,6 +217,19 @@ class Recording(_Section, frozen=True, kw_only=True):
     ledger: Located = Path()
 
 
+class Retention(_Section, frozen=True, kw_only=True):
+    """How long recordings of sessions to `targets` (globs) are kept; the first that fits a session decides.
+
+    What is older than `keep_days` goes; of more than `max_bytes` the oldest; and while the disk has less than `free_bytes`
+    free, the oldest. Held ones never. A policy without any of them keeps for good, as does none.
+    """
+
+    targets: Annotated[list[Text], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: ["*"])
+    keep_days: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    max_bytes: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    free_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
 class Operator(_Section, frozen=True, kw_only=True):
     """Who may use the control socket: matched by uid or gid. `user`: the proxyd user this person is."""
 
@@ -352,6 +365,7 @@ class Config(_Section, frozen=True, kw_only=True):
     targets: dict[str, Target] = {}
     grants: list[Grant] = []
     rules: list[Rule] = []
+    retention: list[Retention] = []
 
 
 def load(path: Path) -> Config:
@@ -424,6 +438,12 @@ def _check_consistency(config: Config, reader: Reader) -> None:
     for place, rule in enumerate(config.rules):
         if not rule.pattern and not rule.kinds:
             reader.fail(("rules", place), "needs a pattern or kinds")
+    for place, policy in enumerate(config.retention):
+        if 0 < policy.free_bytes <= config.recording.reserve_bytes:
+            reader.fail(
+                ("retention", place, "free_bytes"),
+                "must be over recording.reserve_bytes: at that, sessions are refused before anything is purged",
+            )
     for place, grant in enumerate(config.grants):
         _check_grant(config, grant, ("grants", place), reader)
 

@@ -25,6 +25,7 @@ import trio
 from proxyd import __version__, config, host, log, metrics
 from proxyd.access import Access
 from proxyd.admission import Admission
+from proxyd.archive import Archive
 from proxyd.config import Config, MysqlListen, PostgresListen, RdpListen
 from proxyd.control.server import ControlServer
 from proxyd.database_tls import front_context
@@ -82,6 +83,7 @@ class Daemon:
         self._settings = settings
         self._listeners: list[Listener] = []
         self.core: Core
+        self.archive: Archive
 
     # what the control socket needs, under the names it knows ---------------------------------
 
@@ -117,6 +119,8 @@ class Daemon:
         async with self._core() as self.core, trio.open_nursery() as nursery:
             with host.signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as arriving:
                 await nursery.start(self.core.recorder.run)
+                self.archive = Archive(self.core)
+                nursery.start_soon(self.archive.run)
                 names = await self._open(nursery)
                 for listener in self._listeners:
                     nursery.start_soon(listener.run)

@@ -73,6 +73,13 @@ UNSEALED_SEGMENTS: Final = Gauge("proxyd_unsealed_segments", "Segments open now.
 RECORDINGS_FAILED: Final = Counter(
     "proxyd_recordings_failed", "Recordings that could not keep their promise.", ["policy"], registry=REGISTRY
 )
+PURGED: Final = Counter(
+    "proxyd_recordings_purged", "Recordings purged; why is policy or operator.", ["why"], registry=REGISTRY
+)
+PURGES_FAILED: Final = Counter(
+    "proxyd_purges_failed", "Times a purge ended with an error.", registry=REGISTRY
+)
+HELD: Final = Gauge("proxyd_recordings_held", "Sessions that are held now.", registry=REGISTRY)
 RECORDED_BYTES: Final = Counter("proxyd_recorded_bytes", "Bytes written to segments.", registry=REGISTRY)
 FSYNC_SECONDS: Final = Histogram(
     "proxyd_fsync_seconds",

@@ -453,4 +453,15 @@ WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrm
 #after = 3
 # "info", "low", "medium", "high" or "critical".
 #severity = "high"
+
+# ------------------------------------------------------------------------------------------------ retention
+
+# How long recordings are kept; the first that fits a session's target decides, and without one they stay for good.
+# Held recordings (proxyctl hold) always stay. What would go now: proxyctl purge --dry-run
+#[[retention]]
+#targets = ["web*"]
+#keep_days = 365
+# Of more than this the oldest go; and while the disk has less than free_bytes free, the oldest go.
+#max_bytes = 500_000_000_000
+#free_bytes = 10_000_000_000
 """

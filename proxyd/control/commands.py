@@ -24,6 +24,7 @@ import msgspec
 import trio
 
 from proxyd import __version__
+from proxyd.control import keeping
 from proxyd.control.client import Code, ControlError
 from proxyd.control.permissions import Caller, Permission
 from proxyd.recorder.catalog import LIVE, Block, Catalog, NotFound, SessionFilter, SessionRow
@@ -31,6 +32,7 @@ from proxyd.recorder.ledger import Ledger
 from proxyd.recorder.record import Kind
 
 if TYPE_CHECKING:
+    from proxyd.archive import Archive
     from proxyd.config import Config
     from proxyd.recorder.recorder import Recorder
     from proxyd.session import Registry, Session
@@ -65,6 +67,10 @@ class Services(Protocol):
     @property
     def ledger(self) -> Ledger:
         """What was done, for good."""
+
+    @property
+    def archive(self) -> Archive:
+        """What is kept, held and purged."""
 
     started_at: float
 
@@ -209,6 +215,8 @@ _EMPTY_ROW: dict[str, Any] = {
     "error": "",
     "findings": 0,
     "channels": {},
+    "purged_at": None,
+    "purged_why": "",
 }  # what only the catalog knows, for a session it missed
 
 
@@ -240,12 +248,14 @@ async def _show(services: Services, _caller: Caller, one: One) -> dict[str, Any]
     row = await _find_row(services, one.session)
     views = await trio.to_thread.run_sync(_views, services.ledger, row["id"])
     block = await trio.to_thread.run_sync(services.catalog.blocked, row["user"], row["target"])
+    hold = await trio.to_thread.run_sync(services.archive.holds.of, row["id"])
     live = next((one for one in services.registry.list() if one.id == row["id"]), None)
     return {
         "session": row,
         "found": [dict(found) for found in live.findings] if live else [],  # of an ended one: its log
         "views": views,
         "block": _block_of(block) if block else None,
+        "hold": keeping.shown(hold) if hold else None,
     }
 
 
@@ -386,6 +396,10 @@ async def _open_recording(services: Services, caller: Caller, one: One, kind: st
         now = f"screenshot {found.id} -o x.png" if found.protocol == "rdp" else f"watch {found.id}"
         text = f"session {found.id} is still live, its {kind} comes with its end; now: proxyctl {now}"
         raise ControlError(Code.REFUSED, text)
+    if found.purged_at is not None:
+        gone = time.strftime("%Y-%m-%d", time.gmtime(found.purged_at))
+        text = f"the recording of session {found.id} was purged on {gone}: {found.purged_why}"
+        raise ControlError(Code.NOT_FOUND, text)
     if not found.path:
         raise ControlError(Code.NOT_FOUND, f"session {found.id} has no recording on this node")
     row = await _find_row(services, found.id)
@@ -476,6 +490,10 @@ COMMANDS: Mapping[str, Command] = {
     "log": Command(_P.LOG, One, _log),
     "replay": Command(_P.REPLAY, One, _replay),
     "export": Command(_P.REPLAY, One, _export),
+    "hold": Command(_P.HOLD, keeping.Keep, keeping.hold),
+    "release": Command(_P.HOLD, keeping.Release, keeping.release),
+    "holds": Command(_P.LIST, Nothing, keeping.holds),
+    "purge": Command(_P.PURGE, keeping.Purge, stream=keeping.purge),
     "reload": Command(_P.RELOAD, Nothing, _reload),
     "users": Command(_P.STATUS, Nothing, _users),
 }

@@ -35,18 +35,21 @@ class Permission(StrEnum):
     REPLAY = "sessions.replay"  # PAM.SessionManagement.Recording
     LOG = "sessions.log"
     BLOCKS = "blocks.list"
+    HOLD = "recordings.hold"
+    PURGE = "recordings.purge"
     RELOAD = "daemon.reload"
     STATUS = "daemon.status"
 
 
 _P = Permission
-# Only the first three may see screens, live or recorded (mission M2, M6). The auditor may hold a session they
-# watch (M3 happens inside the live view) but not end it; the operator may act on sessions without seeing them.
+# Only the first three may see screens, live or recorded (mission M2, M6). The auditor may block a session they
+# watch (M3 happens inside the live view) but not end it, and keep a recording (M7) but not purge one; the operator may
+# act on sessions without seeing them.
 ROLES: Mapping[str, frozenset[Permission]] = {
     "System Administrator": frozenset(Permission),
     "PAM Administrator": frozenset(Permission),
     "PAM Auditor": frozenset(
-        {_P.LIST, _P.WATCH, _P.BLOCK, _P.MESSAGE, _P.REPLAY, _P.LOG, _P.BLOCKS, _P.STATUS}
+        {_P.LIST, _P.WATCH, _P.BLOCK, _P.MESSAGE, _P.REPLAY, _P.LOG, _P.BLOCKS, _P.HOLD, _P.STATUS}
     ),
     "PAM Operator": frozenset({_P.LIST, _P.BLOCK, _P.DROP, _P.MESSAGE, _P.LOG, _P.BLOCKS, _P.STATUS}),
 }

@@ -62,6 +62,8 @@ class SessionRow:
     channels: Mapping[str, int]
     chain: str
     path: str
+    purged_at: float | None
+    purged_why: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,12 +32,24 @@ SESSIONS: Final = sa.Table(
     sa.Column("channels", sa.JSON),
     sa.Column("chain", sa.Text),
     sa.Column("path", sa.Text),
+    sa.Column("purged_at", sa.Double),
+    sa.Column("purged_why", sa.Text),
 )
 BLOCKS: Final = sa.Table(
     "blocks",
     SCHEMA,
     sa.Column("user", sa.Text, primary_key=True),
     sa.Column("target", sa.Text, primary_key=True),
+    sa.Column("author", sa.Text),
+    sa.Column("at", sa.Double),
+    sa.Column("reason", sa.Text),
+    sa.Column("released_at", sa.Double),
+    sa.Column("released_by", sa.Text),
+)
+HOLDS: Final = sa.Table(
+    "holds",
+    SCHEMA,
+    sa.Column("session", sa.Text, sa.ForeignKey("sessions.id"), primary_key=True),
     sa.Column("author", sa.Text),
     sa.Column("at", sa.Double),
     sa.Column("reason", sa.Text),

@@ -4,7 +4,8 @@ Rule 1: no key that opens a recording is needed; the node's public keys are, fro
 Rule 2: every byte of every file of a sealed recording counts: manifest, segments, their order, their number.
 Rule 3: a live recording is checked as far as it goes; what comes after its last signature is only chained, and said so.
 Rule 4: what looks wrong in a recording being written is looked at again; it is reported when it stays wrong.
-Rule 5: a recording that is gone shows in the ledger that names it; one the ledger does not name shows as well.
+Rule 5: a recording that is gone shows in the ledger that names it, unless that has its tombstone; one the ledger does not
+        name shows as well.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from proxyd.recorder import manifest as manifests
 from proxyd.recorder import store
 from proxyd.recorder.keys import key_id
 from proxyd.recorder.layout import NO_CHAIN
-from proxyd.recorder.ledger import Entry, LedgerReader
+from proxyd.recorder.ledger import PURGED, Entry, LedgerReader
 from proxyd.recorder.manifest import Manifest, SegmentEntry
 from proxyd.recorder.segment import Scan, scan
 
@@ -119,7 +120,8 @@ def verify_all(
     keys = ledger.public_keys() if public_keys is None else public_keys
     reports = [_ledger_report(ledger)]
     known = _sealings(ledger)
-    found = list(store.recordings(root))
+    purged = {entry.fields.get("session") for entry in ledger.entries(PURGED, past_damage=True)}
+    found = [path for path in store.recordings(root) if path.name not in purged]
     total = len(found)
     for done, path in enumerate(found):
         if progress:
@@ -127,7 +129,9 @@ def verify_all(
         sealing = known.pop(path.name, None)
         look = functools.partial(_look, path, keys, ledger, sealing, root=root)
         reports.append(_settled(look, root, path.name))
-    reports += [_missing(root, session, "the ledger has it sealed") for session in sorted(known)]
+    reports += [
+        _missing(root, session, "the ledger has it sealed") for session in sorted(known.keys() - purged)
+    ]
     for session in store.marked_open(root):
         if session not in known:
             begun = _settled(functools.partial(_look_for, root, session), root, session)

@@ -18,6 +18,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from structlog.testing import capture_logs
 
+from proxyd.archive import Archive
 from proxyd.config import Operator
 from proxyd.control.client import ANSWER_LIMIT, Client, Frames, pack_frame
 from proxyd.control.server import ControlServer
@@ -146,7 +147,9 @@ class Played:
             control=SimpleNamespace(socket=base / "control.sock", operators=[]),
             recording=SimpleNamespace(directory=base, reserve_bytes=1 << 20, identity=None),
             users={},
+            retention=[],
         )
+        self.archive = Archive(self)  # it asks for config, catalog and ledger only
         self.operate_as("System Administrator")
 
     def operate_as(self, *roles: str, name: str = "root", user: str = "") -> None:
