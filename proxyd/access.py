@@ -249,12 +249,17 @@ class Access:
         `target`: its name, else its host or host:port. `login` None: the one account that grants allow.
         """
         who = self._users.get(user)
-        if not target:
-            raise Denied("No target was named; log in as USER+TARGET or USER+LOGIN+TARGET.")
-        if who is not None and not _may_come_from(who, source_ip):
+        if target and who is not None and not _may_come_from(who, source_ip):
             raise Denied(
                 f"You may not log in from {_shown(source_ip)}; connect from an address allowed to you."
             )
+        return self.granted(user, login, target, protocol)
+
+    def granted(self, user: str, login: str | None, target: str | None, protocol: str = "ssh") -> Permit:
+        """Return what `authorize` does, wherever the user comes from; raises Denied."""
+        who = self._users.get(user)
+        if not target:
+            raise Denied("No target was named; log in as USER+TARGET or USER+LOGIN+TARGET.")
         asked = _shown(target) + (f" as {_shown(login)}" if login else "")
         if not (granted := list(self._granted(who, self._named(target, protocol))) if who else []):
             raise Denied(f"You may not reach {asked}; ask for a grant.")

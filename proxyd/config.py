@@ -39,6 +39,7 @@ from proxyd.config_values import (
     OperatorRole,
     PasswordHash,
     Penalty,
+    PublicAddress,
     Recipient,
     Reference,
     Regex,
@@ -152,10 +153,12 @@ class MysqlListen(DatabaseListen, frozen=True, kw_only=True):
 class RdpListen(TlsListen, frozen=True, kw_only=True):
     """The RDP front. `nla`: users with an `nt_hash` prove their password before anything else is said (CredSSP).
 
-    `deferred`: clients without it send the password inside TLS, where every kind of user can be checked.
+    `deferred`: clients without it send the password inside TLS, where every kind of user can be checked. `public`: the
+    address that .rdp files name, "host:port"; empty: `address`, or this machine's name where that is every address.
     """
 
     address: Address = "127.0.0.1:3389"
+    public: PublicAddress = ""
     nla: bool = True
     deferred: bool = True
 

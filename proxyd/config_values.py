@@ -240,6 +240,7 @@ def _chain(value: str, _: Path) -> str:
 # Types of keys: the check runs on the text of the file, the rest is msgspec's.
 
 Address = Annotated[str, Check(_as_written(split_address))]
+PublicAddress = Annotated[str, Check(_as_written(lambda text: text and split_address(text)))]
 Network = Annotated[str, Check(_as_written(ipaddress.ip_network))]
 KeyLine = Annotated[str, Check(_as_written(key_data))]
 Located = Annotated[Path, Check(_located)]

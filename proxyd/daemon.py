@@ -40,6 +40,7 @@ from proxyd.recorder.recorder import Gauges, Recorder
 from proxyd.recorder.recover import Recovered, recover
 from proxyd.session import SHUTTING_DOWN, Registry
 from proxyd.systemd_notify import notify
+from proxyd.tokens import Tokens
 
 SHUTDOWN_BY = "proxyd"
 """Who a recording says dropped the sessions that a stop ended."""
@@ -111,6 +112,16 @@ class Daemon:
     def ledger(self) -> Ledger:
         """The ledger."""
         return self.core.ledger
+
+    @property
+    def access(self) -> Access:
+        """Who may reach what."""
+        return self.core.access
+
+    @property
+    def tokens(self) -> Tokens:
+        """The session tokens."""
+        return self.core.tokens
 
     # ----------------------------------------------------------------------------------------
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from proxyd.tokens import Tokens
 
 if TYPE_CHECKING:
     from proxyd.access import Access, Permit
@@ -29,6 +31,7 @@ class Core:
     ledger: Ledger
     recorder: Recorder
     registry: Registry
+    tokens: Tokens = field(default_factory=Tokens)
 
 
 class Engine(Protocol):

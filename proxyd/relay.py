@@ -3,7 +3,8 @@
 Rule 1: a scanner sees every byte of its direction once and in order, and only what it gives back is sent on.
         There an engine asks the gate and writes the tape: what the tape does not know the target never gets.
 Rule 2: memory is bounded. A stream is read only while the other one takes what it is given.
-Rule 3: half-close passes through. When both directions have ended, what is on its way gets FLUSH_SECONDS.
+Rule 3: half-close passes through, but where a protocol has none. When both directions have ended, or there the first,
+        what is on its way gets FLUSH_SECONDS.
 Rule 4: an error ends both directions in the same callback: nothing more is sent on, the target is cut. What
         the client has been sent, an engine's last words too, gets FAREWELL_SECONDS; then `join` raises it.
 Rule 5: cancelling `join` cuts both sides at once, however stuck they are. However `join` ends, both streams
@@ -77,10 +78,19 @@ class Leg:
 
 
 class Relay:
-    """Two joined streams; `up` and `down` count their bytes."""
+    """Two joined streams; `up` and `down` count their bytes. `halves`: whether a side may end before the other."""
 
-    def __init__(self, client: Stream, target: Stream, *, from_client: Scanner, from_target: Scanner) -> None:
+    def __init__(
+        self,
+        client: Stream,
+        target: Stream,
+        *,
+        from_client: Scanner,
+        from_target: Scanner,
+        halves: bool = True,
+    ) -> None:
         self.client, self.target = client, target
+        self._halves = halves
         self.up = Leg(self, client, target, from_client)
         self.down = Leg(self, target, client, from_target)
         self._end: End | None = None
@@ -133,7 +143,7 @@ class Relay:
             self._end = End.CLIENT_CLOSED if leg is self.up else End.TARGET_CLOSED
         if leg is self.down:
             self._target_ended.set()
-        if self.client.ended and self.target.ended:
+        if not self._halves or (self.client.ended and self.target.ended):
             self._stop()
 
     def leg_lost(self, leg: Leg) -> None:

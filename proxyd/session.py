@@ -117,6 +117,7 @@ class Session:
         self.findings: list[dict[str, str]] = []
         self.conduit: Conduit | None = None
         self.farewell: Callable[[str], None] | None = None  # how the client is told while there is no conduit
+        self.on_drop: Callable[[], None] | None = None  # what else is over with a session that is dropped
         self._pressed = False
         self.tape: Tape
 
@@ -283,6 +284,8 @@ class Session:
             return
         self.ending = ending
         self.scope.cancel()
+        if ending.reason == "dropped" and self.on_drop is not None:
+            self.on_drop()
         part = self.farewell if self.conduit is None else self.conduit.part
         if part is None or not ending.error:
             return

@@ -282,6 +282,8 @@ chacha = false
 
 #[listen.rdp]
 #address = "127.0.0.1:3389"
+# What .rdp files call it; default: address, or this machine's name where that is every address.
+#public = "proxy.example:3389"
 #certificate = "keys/tls.crt"
 #key = "keys/tls.key"
 # Network Level Authentication: users with an nt_hash prove their password first; Windows' own client asks for it.

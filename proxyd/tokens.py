@@ -1,5 +1,7 @@
 """Session tokens: random passwords of a few minutes, each for one user and one target, given in place of a password.
 
+Whoever issues one vouches for the user: it logs in alone, also where the user would have to show a second factor.
+
 Rule 1: they are kept in memory, as NT hashes: a restart ends them, and no file, log or repr holds one.
 Rule 2: a token opens sessions until it expires. Once used it is good for the reconnects of that session: while the
         session lives, and `reconnect` seconds behind its end. Never for another user or target.
@@ -12,12 +14,15 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from proxyd.verifiers import nt_key
 
 LIFETIME: Final = 300.0  # seconds to open the file one was given
+MAX_LIFETIME: Final = 3600.0  # seconds: one that lies about for longer is a password
 RECONNECT: Final = (
     600.0  # seconds: what mstsc and FreeRDP spend on trying again, and a walk to the next access point
 )
@@ -41,6 +46,7 @@ class Token:
 
     user: str
     target: str
+    issuer: str
     nt_key: bytes
     expires: float
     sessions: int = 0  # that live now
@@ -51,48 +57,60 @@ class Token:
 
 
 class Tokens:
-    """All tokens of a daemon; `lifetime` and `reconnect` in seconds."""
+    """All tokens of a daemon; `reconnect` in seconds."""
 
-    def __init__(self, lifetime: float = LIFETIME, reconnect: float = RECONNECT) -> None:
-        self._lifetime = lifetime
+    def __init__(self, reconnect: float = RECONNECT) -> None:
         self._reconnect = reconnect
         self._of: dict[str, list[Token]] = {}
 
-    def issue(self, user: str, target: str, now: float) -> Issued:
-        """Make a token."""
+    def issue(self, user: str, target: str, now: float, *, issuer: str, lifetime: float = LIFETIME) -> Issued:
+        """Make a token that is good for `lifetime` seconds; `issuer`: the operator who vouches for the user."""
         self._forget(now)
         text = base64.b32encode(secrets.token_bytes(TOKEN_BYTES)).decode().lower()
-        expires = now + self._lifetime
+        expires = now + lifetime
         mine = self._of.setdefault(user, [])
-        mine.append(Token(user, target, nt_key(text), expires))
+        mine.append(Token(user, target, issuer, nt_key(text), expires))
         del mine[:-MAX_PER_USER]
         return Issued(text, expires)
 
-    def nt_keys(self, user: str, now: float) -> tuple[bytes, ...]:
-        """Give the NT hashes a user may log in with now."""
-        return tuple(token.nt_key for token in self._of.get(user, ()) if token.good(now))
+    def good(self, user: str, now: float) -> tuple[Token, ...]:
+        """Give those a user may log in with now."""
+        return tuple(token for token in self._of.get(user, ()) if token.good(now))
 
-    def find(self, user: str, key: bytes, now: float) -> Token | None:
-        """Find the user's token by its NT hash; None: there is none that is good now."""
-        for token in self._of.get(user, ()):
-            if secrets.compare_digest(token.nt_key, key) and token.good(now):
-                return token
-        return None
+    def find(self, user: str, text: str, now: float) -> Token | None:
+        """Find the user's token; None: there is none that is good now. Takes the same time for every user but by 1 us."""
+        key = nt_key(text)
+        found = None
+        for token in self.good(user, now):
+            if secrets.compare_digest(token.nt_key, key):
+                found = token
+        return found
 
-    def began(self, token: Token) -> None:
-        """Note that a session was opened by it."""
+    @contextmanager
+    def opening(self, token: Token | None, clock: Callable[[], float]) -> Iterator[None]:
+        """Hold a token for as long as a session it opened; then the time to reconnect begins (rule 2)."""
+        if token is None:
+            yield
+            return
         token.sessions += 1
-
-    def ended(self, token: Token, now: float) -> None:
-        """Note that the session is over; the time to reconnect begins."""
-        token.sessions -= 1
-        token.expires = now + self._reconnect
+        try:
+            yield
+        finally:
+            token.sessions -= 1
+            token.expires = clock() + self._reconnect
 
     def revoke(self, token: Token) -> None:
         """End it at once, whatever sessions it opened (rule 3)."""
         mine = self._of.get(token.user, [])
         if token in mine:
             mine.remove(token)
+
+    def revoke_all(self, user: str, target: str = "") -> int:
+        """End all of a user, or those for one target; gives how many there were."""
+        ended = [token for token in self._of.get(user, ()) if target in ("", token.target)]
+        for token in ended:
+            self.revoke(token)
+        return len(ended)
 
     def _forget(self, now: float) -> None:
         good = {user: [token for token in mine if token.good(now)] for user, mine in self._of.items()}

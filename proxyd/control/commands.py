@@ -5,7 +5,8 @@ Rule 2: arguments are typed; unknown ones are refused, so that a misspelt filter
 Rule 3: whoever sees a recording or a live screen is in the ledger before they see a recording, and when they
         leave a live one; a live view is on the tape from its first moment.
 Rule 4: nobody blocks, or unblocks, themselves.
-Rule 5: answers hold text and numbers only: never a secret, never a password hash. Times are seconds since 1970.
+Rule 5: answers hold text and numbers only: never a password hash, and no secret but the token that was just issued.
+        Times are seconds since 1970.
 """
 
 from __future__ import annotations
@@ -26,16 +27,19 @@ import trio
 from proxyd import __version__
 from proxyd.control import keeping
 from proxyd.control.client import Code, ControlError
+from proxyd.control.issue import RdpFile, RdpRevoke, issue, revoke
 from proxyd.control.permissions import Caller, Permission
 from proxyd.recorder.catalog import LIVE, Block, Catalog, NotFound, SessionFilter, SessionRow
 from proxyd.recorder.ledger import Ledger
 from proxyd.recorder.record import Kind
 
 if TYPE_CHECKING:
+    from proxyd.access import Access
     from proxyd.archive import Archive
     from proxyd.config import Config
     from proxyd.recorder.recorder import Recorder
     from proxyd.session import Registry, Session
+    from proxyd.tokens import Tokens
 
 LIST_LIMIT = 100  # sessions a list shows unasked: a screenful or two
 LIST_MAXIMUM = 10_000  # about 5 MB of answer
@@ -71,6 +75,14 @@ class Services(Protocol):
     @property
     def archive(self) -> Archive:
         """What is kept, held and purged."""
+
+    @property
+    def access(self) -> Access:
+        """Who may reach what; replaced whole by a reload."""
+
+    @property
+    def tokens(self) -> Tokens:
+        """The session tokens."""
 
     started_at: float
 
@@ -494,6 +506,8 @@ COMMANDS: Mapping[str, Command] = {
     "release": Command(_P.HOLD, keeping.Release, keeping.release),
     "holds": Command(_P.LIST, Nothing, keeping.holds),
     "purge": Command(_P.PURGE, keeping.Purge, stream=keeping.purge),
+    "rdp-file": Command(_P.ISSUE, RdpFile, issue),
+    "rdp-revoke": Command(_P.ISSUE, RdpRevoke, revoke),
     "reload": Command(_P.RELOAD, Nothing, _reload),
     "users": Command(_P.STATUS, Nothing, _users),
 }

@@ -39,6 +39,7 @@ class Permission(StrEnum):
     PURGE = "recordings.purge"
     RELOAD = "daemon.reload"
     STATUS = "daemon.status"
+    ISSUE = "tokens.issue"  # vouch for a user: a session token logs in alone
 
 
 _P = Permission

@@ -72,6 +72,7 @@ async def rigged(
     target_link: Link | None = None,
     seconds: float = STUCK_SECONDS,
     start: bool = True,
+    halves: bool = True,
 ) -> AsyncIterator[Rig]:
     """Build the rig, limit the time, and see that both sides and every descriptor are closed at the end."""
     before = open_descriptors()
@@ -80,7 +81,7 @@ async def rigged(
         async with trio.open_nursery() as nursery:
             client, rig.user = await link.pair(directory)
             rig.server, target = await (target_link or link).pair(directory)
-            rig.relay = Relay(client, target, from_client=from_client, from_target=from_target)
+            rig.relay = Relay(client, target, from_client=from_client, from_target=from_target, halves=halves)
             try:
                 if start:
                     nursery.start_soon(rig.run)
@@ -136,6 +137,18 @@ async def test_bulk_both_ways_intact(links, tmp_path, near, far):
         assert {digest.digest() for digest in (*got.values(), *tape.values())} == {whole}
     assert rig.end in (End.CLIENT_CLOSED, End.TARGET_CLOSED)
     assert rig.relay.up.arrived == rig.relay.up.sent == rig.relay.down.arrived == rig.relay.down.sent == BULK
+
+
+async def test_where_there_are_no_halves_the_first_end_is_the_end(link, tmp_path):
+    """What was said before it still arrives, and both sides are closed."""
+    for first, other, end in (("user", "server", End.CLIENT_CLOSED), ("server", "user", End.TARGET_CLOSED)):
+        async with rigged(link, tmp_path, halves=False) as rig:
+            source, dest = getattr(rig, first), getattr(rig, other)
+            source.send(b"last")
+            source.send_eof()
+            assert await read_all(dest) == b"last"
+            dest.send_eof()
+        assert (rig.end, rig.error) == (end, None)
 
 
 async def test_half_close_passes_through(link, tmp_path):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from proxyd.config import Target
     from proxyd.protocols.rdp.front import Wants
 
-ASKED: Final = Protocol.SSL | Protocol.HYBRID
+ASKED: Final = Protocol.SSL | Protocol.HYBRID | Protocol.HYBRID_EX
 MAX_ROUNDS: Final = 16  # of CredSSP; NTLM takes three
 
 _log = log.get("rdp")
@@ -109,7 +109,7 @@ async def _negotiate(sock: socket.socket, target: Target) -> Protocol:
         sock, missing, side=Side.TARGET, limit=wire.MAX_CONNECTION_REQUEST, seconds=target.login_seconds
     )
     confirm = wire.parse_connection_confirm(got)
-    if confirm.selected not in (Protocol.SSL, Protocol.HYBRID):
+    if confirm.selected not in (Protocol.SSL, Protocol.HYBRID, Protocol.HYBRID_EX):
         raise TargetError(f"{target.name} offers neither TLS nor NLA, and nothing else is safe.")
     return confirm.selected
 
@@ -126,8 +126,8 @@ class _Login:
 
     async def run(self, selected: Protocol, wants: Wants) -> Back:
         """Log in; raises WireError, TargetError."""
-        if selected is Protocol.HYBRID:
-            await self._network_level()
+        if selected is not Protocol.SSL:
+            await self._network_level(early=selected is Protocol.HYBRID_EX)
         blocks = self._asked(wants.blocks, selected)
         network, extra = await self._confer(blocks)
         user = await self._attach()
@@ -141,17 +141,12 @@ class _Login:
         depth = 32 if core.early & gcc.Early.WANT_32BPP_SESSION else 16
         return Back(self._talk.done(), user, network.io, network.channels, depth)
 
-    async def _network_level(self) -> None:
-        """Prove the account by CredSSP; raises WireError, TargetLoginFailed."""
-        certificate = self._talk.stream.peer_certificate or b""
-        account = credssp.Account(self._login, self._password, self._domain)
-        initiator = credssp.Initiator(account, credssp.public_key(certificate), self._target.host)
-        self._talk.send(initiator.start())
+    async def _network_level(self, *, early: bool) -> None:
+        """Prove the account by CredSSP, and read what `early` says of it; raises WireError, TargetLoginFailed."""
         try:
-            for _ in range(MAX_ROUNDS):
-                self._talk.send(initiator.step(await self._talk.request()))
-                if initiator.done:
-                    return
+            await self._prove()
+            if early:
+                credssp.early_result(await self._talk.exactly(credssp.EARLY_RESULT_BYTES))
         except credssp.TargetRefused as refused:
             _log.warning(
                 "a target refused its account", target=self._target.name, login=self._login, why=str(refused)
@@ -161,6 +156,16 @@ class _Login:
             raise TargetLoginFailed(
                 f"{self._target.name} broke off the login of its account; is its password right?"
             ) from None
+
+    async def _prove(self) -> None:
+        certificate = self._talk.stream.peer_certificate or b""
+        account = credssp.Account(self._login, self._password, self._domain)
+        initiator = credssp.Initiator(account, credssp.public_key(certificate), self._target.host)
+        self._talk.send(initiator.start())
+        for _ in range(MAX_ROUNDS):
+            self._talk.send(initiator.step(await self._talk.request()))
+            if initiator.done:
+                return
         raise WireError("goes on with its login for ever")
 
     @staticmethod

@@ -56,7 +56,9 @@ class Conduit:
         self._from_client = FromClient(desk, numbers)
         self._from_target = FromTarget(desk, numbers)
         self._client_frames, self._target_frames = Framer(), Framer()
-        self._relay = Relay(client, target, from_client=self._up, from_target=self._down)
+        self._relay = Relay(
+            client, target, from_client=self._up, from_target=self._down, halves=False
+        )  # a target that stays when its client has gone would keep the session
         self._nursery: trio.Nursery | None = None
         self._notices = Notices(desk)
         self._told = trio.CancelScope()  # of the task that sees to the notice that stands

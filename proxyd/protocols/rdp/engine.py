@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -12,6 +14,7 @@ from proxyd.protocols.rdp import back, gcc, mcs
 from proxyd.protocols.rdp.conduit import Conduit
 from proxyd.protocols.rdp.crossing import USER, Desk, numbers
 from proxyd.protocols.rdp.front import Front, Wants, broken, shown
+from proxyd.protocols.rdp.proof import Proofs
 from proxyd.protocols.rdp.share import ErrorInfo
 from proxyd.protocols.rdp.wire import WireError
 from proxyd.recorder.record import Kind
@@ -50,13 +53,14 @@ class RdpEngine:
     async def greet(self) -> Login:
         """Take the client in. Raises ClientError, as ProtocolBroken; Denied."""
         access = self._core.access
+        proofs = Proofs(access, self._core.tokens)
         try:
-            proven = await self._front.begin(access)
+            proven = await self._front.begin(proofs)
             wants = await self._front.confer()
         except WireError as error:
             raise await broken(self._front, error) from None
         self._wanted = access.parse_username(proven or wants.info.user).at(self._listen.target)
-        login = await self._front.prove(access, self._wanted.user, wants.info.password)
+        login = await self._front.prove(proofs, self._wanted.user, wants.info.password)
         self._wants = Wants(wants.blocks, replace(wants.info, password=""))  # kept for as long as the session
         return Login(login.user, login.user_ip, login.how, client=shown(wants))
 
@@ -65,12 +69,23 @@ class RdpEngine:
         wanted = self._wanted
         if self._listen.target not in ("", wanted.target):
             raise Denied(f"This address leads to {self._listen.target} only.")
-        return self._core.access.authorize(
+        permit = self._core.access.authorize(
             login.user, wanted.login, wanted.target, login.user_ip, protocol="rdp"
         )
+        token = self._front.token
+        if token is not None and token.target != permit.target.name:
+            raise Denied(f"This session token leads to {token.target} only.")
+        return permit
 
     async def serve(self, session: Session) -> None:
         """Log in to the target and relay; returns when either side has ended. Raises TargetError and its kin."""
+        tokens, token = self._core.tokens, self._front.token
+        if token is not None:
+            session.on_drop = functools.partial(tokens.revoke, token)
+        with tokens.opening(token, time.monotonic):
+            await self._serve(session)
+
+    async def _serve(self, session: Session) -> None:
         client, wants = self._front.done(), self._wants
         assert wants is not None  # noqa: S101 - `greet` has found them out
         target = await while_wanted(client, back.connect(session.permit.target, session.login, wants))

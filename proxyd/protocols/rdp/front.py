@@ -2,9 +2,7 @@
 
 Rule 1: nothing that came before TLS is taken for said inside it; RDP's own security is never agreed to.
 Rule 2: a user that is not there runs through the same exchange as one that is, and is refused in the same words.
-Rule 3: NLA proves a password alone, so who must show a second factor logs in without it: the code stands behind the
-        password.
-Rule 4: what is refused is said in the protocol's own words (CredSSP's errorCode, Set Error Info), or clients say that the
+Rule 3: what is refused is said in the protocol's own words (CredSSP's errorCode, Set Error Info), or clients say that the
         network failed, and try again.
 
 MS-RDPBCGR 1.3.1.1; 2.2.1.1 to 2.2.1.11.
@@ -13,7 +11,6 @@ MS-RDPBCGR 1.3.1.1; 2.2.1.1 to 2.2.1.11.
 from __future__ import annotations
 
 import contextlib
-import secrets
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
@@ -30,28 +27,26 @@ from proxyd.protocols.rdp import credssp, gcc, info, mcs, share, wire
 from proxyd.protocols.rdp.capabilities import OUR_SHARE
 from proxyd.protocols.rdp.crossing import FIRST_CHANNEL, USER
 from proxyd.protocols.rdp.info import ClientInfo
+from proxyd.protocols.rdp.proof import Proof, Proofs
 from proxyd.protocols.rdp.share import DataKind, ErrorInfo, ShareData
 from proxyd.protocols.rdp.talk import Talk, missing
 from proxyd.protocols.rdp.wire import NegotiationFailure, Protocol, WireError
 from proxyd.session import Login
 from proxyd.stream import Stream, adopt_server
-from proxyd.verifiers import nt_key, nt_key_of
 
 if TYPE_CHECKING:
     import ssl
 
-    from proxyd.access import Access
-    from proxyd.config import RdpListen, User
+    from proxyd.config import RdpListen
     from proxyd.engine import Caller
+    from proxyd.tokens import Token
 
 GREETING_SECONDS: Final = 60.0  # the listener's grace is shorter, or as long
 LEAVE_S: Final = 1.0  # a refused client gets to read why
-CODE_DIGITS: Final = 6  # of a one-time code, behind the password
 MAX_MESSAGES: Final = 64  # before Client Info: 31 channels are joined, and a few more
 MAX_SHOWN: Final = 64  # characters of a name that came from a client
 
-_NLA: Final = Protocol.HYBRID
-_PASSWORD: Final = frozenset({"password"})
+_NLA: Final = (Protocol.HYBRID_EX, Protocol.HYBRID)  # the better first, as Windows' servers choose
 
 
 class Wants(NamedTuple):
@@ -84,22 +79,26 @@ class Front:
         self._talk: Talk | None = None
         self._adopted = False
         self._spoken = False  # the conference stands: what ends it can be said
-        self._proven = ""  # by NLA
+        self._proven: Proof | None = None  # by NLA
+        self.token: Token | None = None  # that proved it
         self.failures = 0
 
     # ------------------------------------------------------------------ the connection
 
-    async def begin(self, access: Access) -> str:
-        """Do all that comes before the conference; gives the name NLA has proven, empty without it.
+    async def begin(self, proofs: Proofs) -> str:
+        """Do all that comes before the conference; gives the name NLA has proven, as it was said, empty without it.
 
         Raises ClientError, WireError.
         """
         selected = await self._negotiate()
         self._adopted = True
         self._talk = Talk(await adopt_server(self._caller.sock, self._tls))
-        if selected is _NLA:
-            self._proven = await self._network_level(access, self._talk)
-        return self._proven
+        if selected not in _NLA:
+            return ""
+        name = await self._network_level(proofs, self._talk)
+        if selected is Protocol.HYBRID_EX:
+            self._talk.send(credssp.AUTHORIZED)
+        return name
 
     async def _negotiate(self) -> Protocol:
         """Agree on how the connection is secured, 2.2.1.1 and 2.2.1.2 (rule 1)."""
@@ -126,22 +125,25 @@ class Front:
         return selected
 
     def _select(self, requested: Protocol) -> Protocol:
-        if self._listen.nla and _NLA in requested:
-            return _NLA
+        for way in _NLA:
+            if self._listen.nla and way in requested:
+                return way
         if self._listen.deferred and Protocol.SSL in requested:
             return Protocol.SSL
         return wire.STANDARD_SECURITY
 
     # ------------------------------------------------------------------ NLA
 
-    async def _network_level(self, access: Access, talk: Talk) -> str:
-        """Let the client prove its user's password by CredSSP; gives the name. Raises ClientError, WireError."""
+    async def _network_level(self, proofs: Proofs, talk: Talk) -> str:
+        """Let the client prove its user's password or token by CredSSP; gives the name it said.
 
-        def lookup(user: str, _: str) -> Sequence[bytes]:
-            found = access.user(access.parse_username(user).user)
-            if found is None or not found.nt_hash or not alone(found, _PASSWORD):
-                return ()
-            return (nt_key_of(found.nt_hash),)
+        Raises ClientError, WireError.
+        """
+        offered: dict[bytes, Proof] = {}
+
+        def lookup(said: str, _: str) -> Sequence[bytes]:
+            offered.update(proofs.network_level(proofs.access.parse_username(said).user))
+            return tuple(offered)
 
         acceptor = credssp.Acceptor(lookup, self._key, time.time())
         while acceptor.login is None:
@@ -154,6 +156,7 @@ class Front:
                 self._failed()
             if answer:
                 talk.send(answer)
+        self._proven = offered[acceptor.login.nt_key]
         return acceptor.login.user
 
     # ------------------------------------------------------------------ the conference
@@ -188,21 +191,16 @@ class Front:
 
     # ------------------------------------------------------------------ who it is
 
-    async def prove(self, access: Access, name: str, said: str) -> Login:
-        """Let the client prove that it is the user of that name, by the password of Client Info; raises ClientError.
+    async def prove(self, proofs: Proofs, name: str, said: str) -> Login:
+        """Let the client prove that it is the user of that name, by what Client Info has; raises ClientError.
 
         After NLA it has done so.
         """
-        if self._proven:
-            return Login(name, self._caller.ip, "nla")
-        user = access.user(name)
-        needed = _PASSWORD if user is None else _needed(user)
-        code = said[-CODE_DIGITS:] if needed and "totp" in needed else ""
-        password = said[:-CODE_DIGITS] if code else said
-        right = await _is_password(access, user, name, password)
-        if not needed or not right or (code and not await access.verify_totp(name, code)):
+        proof = self._proven or await proofs.said(name, said)
+        if proof is None:
             self._failed()
-        return Login(name, self._caller.ip, "+".join(sorted(needed)))
+        self.token = proof.token
+        return Login(name, self._caller.ip, proof.how)
 
     def _failed(self) -> NoReturn:
         self.failures += 1
@@ -213,7 +211,7 @@ class Front:
     # ------------------------------------------------------------------ talking
 
     def say(self, code: ErrorInfo) -> None:
-        """Say why the connection ends, if the client is far enough to understand it (rule 4)."""
+        """Say why the connection ends, if the client is far enough to understand it (rule 3)."""
         if self._spoken:
             self._send(farewell(code))
 
@@ -249,23 +247,6 @@ async def broken(front: Front, error: WireError) -> ProtocolBroken:
     front.say(ErrorInfo.SERVER_DENIED_CONNECTION)
     await trio.lowlevel.checkpoint()
     return ProtocolBroken(f"The client {error}.")
-
-
-def alone(user: User, factors: frozenset[str]) -> bool:
-    """Tell whether these factors log the user in."""
-    return any(chain <= factors for chain in user.chains)
-
-
-def _needed(user: User) -> frozenset[str]:
-    """Give the factors a user must show, the fewest that are possible here; none when none are."""
-    ways = [chain for chain in user.chains if chain <= {"password", "totp"}]
-    return min(ways, key=lambda chain: (len(chain), "totp" in chain), default=frozenset())
-
-
-async def _is_password(access: Access, user: User | None, name: str, password: str) -> bool:
-    if user is not None and not user.password and user.nt_hash:
-        return secrets.compare_digest(nt_key(password), nt_key_of(user.nt_hash))
-    return await access.verify_password(name, password)
 
 
 def shown(wants: Wants) -> str:

@@ -135,6 +135,29 @@ class FreeRdp(Client):
         return self._sink
 
 
+class Opened(Client):
+    """`with Opened(directory, file) as client`: xfreerdp with a .rdp file that has everything; the password may lack.
+
+    What it asks for on its terminal is answered with `password`.
+    """
+
+    def __init__(
+        self, directory: Path, file: Path, *, password: str = "", fingerprint: str, size: tuple[int, int] = SIZE
+    ) -> None:  # fmt: skip
+        super().__init__(directory, size)
+        width, height = size
+        more = ["/from-stdin:force"] if password else []
+        self._words = [XFREERDP, str(file), f"/cert:fingerprint:sha256:{fingerprint}",
+                       f"/size:{width}x{height}", "/log-level:INFO", *more]  # fmt: skip
+        self._password = password
+
+    def _argv(self) -> list[str]:
+        return self._words
+
+    def _answers(self) -> str:
+        return f"{self._password}\n"
+
+
 class RDesktop(Client):
     """`with RDesktop(directory, port, user, password) as client`: TLS, and the certificate taken when it asks."""
 

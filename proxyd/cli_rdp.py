@@ -1,0 +1,138 @@
+"""`proxyctl rdp-file` and `rdp-revoke`: session tokens, and the files that clients open with them.
+
+Rule 1: a token is printed once, where nobody else reads it, and is kept nowhere; the file has it only where that was
+        asked for.
+Rule 2: no file is replaced unasked, before a token is issued for it; it is for your eyes only (0600).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from proxyd.cli_app import COMPLETION_SECONDS, Command, CommandLine, Run
+from proxyd.cli_output import duration
+from proxyd.errors import ProxydError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+def add_to(group: CommandLine) -> None:
+    """Add these commands."""
+    for command in (rdp_file, rdp_revoke):
+        group.add_command(command)
+
+
+class Seconds(click.ParamType[float]):
+    """A length of time: 90, 90s, 10m, 1h."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Give seconds; the daemon knows how many may be asked for."""
+        match = re.fullmatch(r"(\d+)([smh]?)", str(value).strip().lower())
+        if match is None:
+            self.fail(f"{value!r} is no length of time: 90, 90s, 10m or 1h", param, ctx)
+        return float(int(match[1]) * UNITS[match[2]])
+
+
+class UserName(click.ParamType[str]):
+    """A user of the proxy, completed with those the daemon knows."""
+
+    name = "user"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Offer users; nothing when no daemon answers."""
+        del param
+        return [CompletionItem(name) for name in _users(ctx) if name.startswith(incomplete)]
+
+
+def _users(ctx: click.Context) -> Iterator[str]:
+    run = ctx.find_object(Run)
+    try:
+        found = run.client(deadline_s=COMPLETION_SECONDS).call("users")["users"] if run else []
+    except (ProxydError, OSError):
+        return
+    yield from (row["name"] for row in found)
+
+
+class TargetName(click.ParamType[str]):
+    """A target, completed with those of the configuration that speak RDP."""
+
+    name = "target"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Offer targets; nothing when the configuration can't be read here."""
+        del param
+        run = ctx.find_object(Run)
+        try:
+            targets = run.config().targets if run else {}
+        except (ProxydError, OSError):
+            return []
+        found = [name for name, target in targets.items() if target.protocol == "rdp"]
+        return [CompletionItem(name) for name in found if name.startswith(incomplete)]
+
+
+@click.command("rdp-file", cls=Command, short_help="Write a .rdp file with a session token for a user.")
+@click.argument("user", type=UserName(), metavar="USER")
+@click.option("--target", required=True, type=TargetName(), metavar="NAME", help="Where it leads.")
+@click.option(
+    "--login", default="", metavar="NAME", help="The account there; needed where there are several."
+)
+@click.option("--lifetime", default="5m", type=Seconds(), metavar="TIME", show_default=True,
+              help="How long it opens a session; at most 1h.")  # fmt: skip
+@click.option("-o", "--output", "path", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Where to; else USER-TARGET.rdp.")  # fmt: skip
+@click.option("--with-token", is_flag=True, help="Put the token into the file: FreeRDP then asks nothing.")
+@click.option("--force", is_flag=True, help="Replace FILE.")
+@click.pass_obj
+def rdp_file(
+    run: Run, user: str, *, target: str, login: str, lifetime: float, path: Path | None, with_token: bool, force: bool
+) -> None:  # fmt: skip
+    """Write a .rdp file and print a session token: the password with which USER opens it, once or again.
+
+    The token is good for USER and this target alone, for five minutes; once a session is open, for its reconnects too, until
+    ten minutes behind its end. It stands for USER's password and second factor: give it to them and nobody else.
+
+    mstsc asks for the token when the file is opened; FreeRDP does too, unless it is --with-token.
+    """
+    from proxyd.cli_recordings import write_private
+    from proxyd.rdp_file import render
+
+    path = path or Path(re.sub(r"[^\w.-]", "_", f"{user}-{target}.rdp"))
+    if path.exists() and not force:
+        raise ProxydError(f"{path} exists: add --force to replace it, or name another with -o")
+    answer = run.call("rdp-file", user=user, target=target, login=login, lifetime=lifetime)
+    write_private(
+        path, [render(answer["address"], answer["username"], answer["token"] if with_token else "")]
+    )
+    if run.output.json:
+        run.output.document(answer | {"path": str(path), "in_file": with_token})
+        return
+    run.output.line(f"{path}: {answer['username']} at {answer['address']}")
+    where = "; the file has it too" if with_token else ""
+    run.output.line(f"Token, good for {duration(lifetime)}{where}: {answer['token']}")
+
+
+@click.command("rdp-revoke", cls=Command, short_help="End the session tokens of a user.")
+@click.argument("user", type=UserName(), metavar="USER")
+@click.option("--target", default="", type=TargetName(), metavar="NAME", help="Only those for this target.")
+@click.pass_obj
+def rdp_revoke(run: Run, user: str, target: str) -> None:
+    """End the session tokens of USER at once; sessions they opened go on, but do not come back by them."""
+    if (answer := run.ask("rdp-revoke", user=user, target=target)) is None:
+        return
+    run.output.line(
+        f"Ended: {answer['revoked']} session tokens of {user}{f' for {target}' if target else ''}."
+    )
