@@ -21,6 +21,7 @@ from proxyd import __version__, log, metrics
 from proxyd.characters import visible
 from proxyd.errors import ClientError, Denied, Dropped, ProxydError, RecordingFailed
 from proxyd.gate import RESTORED, REVOKED, Gate, Settled
+from proxyd.recorder.database import CatalogError
 from proxyd.recorder.record import Kind
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 DISCONNECTED = "You have been disconnected"
 TIME_OVER = "Your time on this target is over"
 SHUTTING_DOWN = "The session proxy is shutting down"
+UNREADABLE = (
+    "No session can be started now: the list of blocked users can't be read. Tell your administrator."
+)
 
 DROP_S = 2.0
 """Seconds `drop` waits for the session to be gone before it says so anyway; both links close within one."""
@@ -387,7 +391,11 @@ async def opened(core: Core, login: Login, permit: Permit, protocol: str) -> Asy
 
 
 async def _refuse_blocked(core: Core, login: Login, permit: Permit) -> None:
-    block = await trio.to_thread.run_sync(core.catalog.blocked, login.user, permit.target.name)
+    try:
+        block = await trio.to_thread.run_sync(core.catalog.blocked, login.user, permit.target.name)
+    except CatalogError as error:  # its text is for whoever runs the database
+        _log.error("the list of blocked users can't be read", why=str(error))
+        raise RecordingFailed(UNREADABLE) from None
     if block is not None:
         when = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(block.at))
         raise Denied(f"User has been prevented to start sessions by {block.author} on {when}")

@@ -344,7 +344,8 @@ identity = "keys/vault.identity"
 sync_seconds = 1.0
 # With less free space than this, new sessions are refused.
 reserve_bytes = 268435456
-# Default: state/catalog.db and state/ledger.
+# Default: state/catalog.db and state/ledger. The catalog may be in PostgreSQL (pip install 'proxyd[postgresql]'), as
+# "postgresql+psycopg://proxyd@db.example/proxyd?sslmode=verify-full&passfile=/etc/proxyd/pgpass".
 #catalog = "sqlite:///state/catalog.db"
 #ledger = "state/ledger"
 

@@ -26,6 +26,7 @@ MIGRATIONS = "proxyd.recorder:migrations"
 BUSY_MS = (
     10_000  # a writer of another process (a backup, a shell) may hold SQLite this long before we give up
 )
+_UPGRADING = 0x70726F787964  # "proxyd": what its upgrades of one PostgreSQL database wait for
 _opening = threading.Lock()  # alembic keeps its context in a module: one catalog opens at a time
 
 
@@ -50,7 +51,14 @@ class Database:
             raise CatalogError("the catalog's address is no database URL") from None
         if self._url.get_backend_name() == "sqlite":
             _make_private(self._url)
-        self._engine = sa.create_engine(self._url)
+        try:
+            self._engine = sa.create_engine(self._url, pool_pre_ping=True)
+        except (ModuleNotFoundError, SQLAlchemyError):
+            name = self._url.drivername
+            raise CatalogError(
+                f"the catalog's database can't be reached by {name}: use sqlite:///FILE, or postgresql+psycopg:// with "
+                "pip install 'proxyd[postgresql]'"
+            ) from None
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", _on_sqlite_connect)
             sa.event.listen(self._engine, "begin", _on_sqlite_begin)
@@ -70,6 +78,8 @@ class Database:
         config.set_main_option("script_location", MIGRATIONS)
         config.set_main_option("path_separator", "os")
         with _opening, self.write() as connection:
+            if connection.dialect.name == "postgresql":  # nodes that start at once would make the same tables
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_UPGRADING)))
             config.attributes["connection"] = connection
             try:
                 command.upgrade(config, "head")
@@ -99,7 +109,8 @@ def _storage_errors() -> Iterator[None]:
         yield
     except SQLAlchemyError as error:
         cause = getattr(error, "orig", None) or type(error).__name__
-        raise CatalogError(f"the catalog's storage failed: {cause}") from error
+        told = str(cause).partition("\n")[0]  # libpq gives advice for others below
+        raise CatalogError(f"the catalog's storage failed: {told}") from error
 
 
 def _make_private(url: sa.URL) -> None:

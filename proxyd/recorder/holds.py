@@ -62,6 +62,7 @@ class Holds:
         entry = Hold(row.id, by, self._clock(), reason)
         values = {"author": by, "at": entry.at, "reason": reason, "released_at": None, "released_by": None}
         with self._database.write() as connection:
+            _lock(connection, row.id)
             if _one(connection, SESSIONS.c.id == row.id, SESSIONS.c.purged_at.is_not(None)):
                 raise HoldRefused(f"the recording of session {row.id} is purged already")
             if _one(connection, HOLDS.c.session == row.id, _HELD):
@@ -120,6 +121,7 @@ class Holds:
             table.id == session, table.state != LIVE, table.purged_at.is_(None), free
         )
         with self._database.write() as connection:
+            _lock(connection, session)
             done = connection.execute(goes.values(purged_at=self._clock(), purged_why=why))
             if not done.rowcount:
                 return None
@@ -140,3 +142,8 @@ class Holds:
 
 def _one(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> bool:
     return connection.execute(sa.select(sa.literal(1)).where(*conditions).limit(1)).first() is not None
+
+
+def _lock(connection: sa.Connection, session: str) -> None:
+    """Let nobody else decide on this session meanwhile (rule 1): SQLite's writers wait for each other anyway."""
+    connection.execute(sa.select(SESSIONS.c.id).where(SESSIONS.c.id == session).with_for_update())

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ COALESCE_SECONDS = 0.01  # a full block waits this long for more: bulk traffic g
 NEWS_SECONDS = 0.02  # viewers are told of what came at most this late
 CHORE_SLACK = 1.0  # chores due this soon are done with those due now: fewer wake-ups
 RETRY_SECONDS = 0.5  # after a write failed on a tape that may go on
+LATE_SECONDS = 5.0  # a database that went away is back in seconds, or minutes
 SEAL_SECONDS = 10.0  # a stuck storage must not keep a dead session listed
 GIVE_UP_SECONDS = 2.0  # of them are kept for saying so
 SEALERS = 8  # a drain seals hundreds; each waits for a few syncs
@@ -104,6 +106,7 @@ class Recorder:
         self._sync_bell = trio.Event()
         self._newsy: set[Tape] = set()
         self._news_bell = trio.Event()
+        self._late: dict[str, Callable[[], None]] = {}  # ends the catalog could not take
         self._trimmer = _Trimmer()
         self._packer = new_packer()  # the writer's
 
@@ -199,6 +202,10 @@ class Recorder:
             )
             tape.settle()
             if failure is None:
+                if tape.id in self._late:
+                    self._gauges.trouble(
+                        "a session's end is not in the catalog", tape.id, "told as soon as it answers"
+                    )
                 return ""
             if not (tape.hold and _may_pass(failure) and trio.current_time() < patience):
                 await trio.to_thread.run_sync(
@@ -213,12 +220,29 @@ class Recorder:
         try:
             manifest = reel.finish(new_packer(), end, failed=tape.failed is not None)
             self._ledger.append("sealed", **ledger_fields(manifest, reel.folder, self._root))
-            state = "failed" if manifest.state == "failed" else "ended"
-            self._end_row(tape, end, size=manifest.size, chain=manifest.chain, state=state)
-            store.unmark_open(self._root, tape.id)
         except (OSError, ProxydError) as error:
             return error
+        state = "failed" if manifest.state == "failed" else "ended"
+        tell = functools.partial(
+            self._end_row, tape, end, size=manifest.size, chain=manifest.chain, state=state
+        )
+        if self._told(tape.id, tell):
+            self._late[tape.id] = tell
         return None
+
+    def _told(self, session: str, tell: Callable[[], None]) -> str:
+        """Tell the catalog how a session ended that is sealed; gives what went wrong, or nothing."""
+        try:
+            tell()
+            store.unmark_open(self._root, session)
+        except (OSError, ProxydError) as error:
+            return str(error)  # the mark stays: after a restart recovery tells it
+        return ""
+
+    def _tell_late(self) -> None:
+        for session, tell in list(self._late.items()):
+            if not self._told(session, tell):
+                del self._late[session]
 
     def _give_up(self, tape: Tape, end: End, failure: Failure) -> None:
         """Leave a recording to recovery, and let the list of sessions say so."""
@@ -293,6 +317,7 @@ class Recorder:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._sync_loop)
                 nursery.start_soon(self._news_loop)
+                nursery.start_soon(self._late_loop)
                 task_status.started()
                 while True:
                     await self._until_due()
@@ -402,6 +427,13 @@ class Recorder:
         if abs(skew - tape.clock_skew_ns) > CLOCK_JUMP_NS:
             tape.clock_skew_ns = skew
             tape.add(Kind.CLOCK, time.time_ns())
+
+    async def _late_loop(self) -> None:
+        """Tell the catalog what it could not take before."""
+        while True:
+            await trio.sleep(LATE_SECONDS)
+            if self._late:
+                await trio.to_thread.run_sync(self._tell_late, limiter=self._sealers)
 
     async def _sync_loop(self) -> None:
         """Sync dirty tapes, once every `sync_seconds` at most."""

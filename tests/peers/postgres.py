@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -93,8 +94,16 @@ class Postgres:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop the server, if it runs."""
         if self.process is not None:
-            self.process.stop()
+            self.process.stop(signal.SIGINT)  # at once, whoever is connected
+
+    def start_again(self) -> None:
+        """Start it as it was, on its port."""
+        assert self._start(), self.log
 
     @property
     def log(self) -> str:
