@@ -133,8 +133,8 @@ class Keyboard:
 
     def _held(self) -> Held:
         held = self._locks
-        for code in self._down:
-            held |= _MODIFIERS.get(code, Held.NOTHING)
+        for code in self._down & _MODIFIERS.keys():  # a client may say that it holds hundreds of others
+            held |= _MODIFIERS[code]
         if self.table.alt_gr and _RIGHT_ALT in self._down:
             held |= ALT_GR
         return held
