@@ -18,6 +18,7 @@ from proxyd.protocols.rdp import wire
 from proxyd.protocols.rdp.banner import Banner, draw
 from proxyd.protocols.rdp.fastpath import Fragment, parse_output
 from proxyd.protocols.rdp.share import Rectangle
+from proxyd.protocols.rdp.wire import WireError
 
 if TYPE_CHECKING:
     from proxyd.protocols.rdp.crossing import Desk
@@ -83,8 +84,11 @@ class Notices:
         return b"".join(self._banner.frames)
 
     def _inside(self) -> bool:
-        """Tell whether the client waits for the rest of an update."""
+        """Tell whether the client waits for the rest of an update, as far as anybody can who reads what it was sent."""
         if not self._last:
             return False
-        found = parse_output(self._last)
+        try:
+            found = parse_output(self._last)
+        except WireError:  # the fast path is passed unread: a notice is no place to learn that it is broken
+            return True
         return bool(found) and found[-1].fragment in _OPEN

@@ -54,6 +54,15 @@ def test_nothing_is_drawn_inside_an_update_in_fragments(notices, begun):
     assert notices.frames() == drawn("hello")
 
 
+def test_nothing_is_drawn_behind_an_update_nobody_can_read(notices):
+    """Found by a campaign: a target's broken update came back from the operator's drop as an error."""
+    notices.passed(b"\0\x06\1\xff\xff\0")
+    notices.put("hello")
+    assert notices.frames() == b""
+    notices.passed(update(Fragment.SINGLE))
+    assert notices.frames() == drawn("hello")
+
+
 def test_what_was_painted_over_is_drawn_again_and_what_was_not_is_not(notices):
     notices.put(REVOKED)
     notices.frames()
