@@ -77,7 +77,7 @@ def read_typed(records: Iterable[Record]) -> Typed:
 
 def _ask(what: str, records: Iterable[Record], shape: type[_Answer]) -> _Answer:
     require()
-    with _started(what) as process:
+    with started(_MODULE, what) as process:
         timer = threading.Timer(DEADLINE_S, process.kill)
         timer.start()
         try:
@@ -91,11 +91,12 @@ def _ask(what: str, records: Iterable[Record], shape: type[_Answer]) -> _Answer:
         raise Undecoded(FAILED) from None
 
 
-def _started(what: str) -> subprocess.Popen[bytes]:
+def started(module: str, what: str) -> subprocess.Popen[bytes]:
+    """Start a process that reads records (rule 2)."""
     environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
     # -P: the directory someone happens to be in is no place to import from.
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", _MODULE, what],
+        [sys.executable, "-P", "-m", module, what],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # Rust says there what it panics at, which is nobody's error
@@ -108,8 +109,8 @@ def _told(process: subprocess.Popen[bytes], records: Iterable[Record]) -> bytes:
     assert process.stdin is not None  # noqa: S101 - they are pipes
     assert process.stdout is not None  # noqa: S101
     try:
-        for packed in _packed(records):
-            process.stdin.write(packed)
+        for one in packed(records):
+            process.stdin.write(one)
     except BrokenPipeError:
         return b""
     finally:
@@ -118,7 +119,8 @@ def _told(process: subprocess.Popen[bytes], records: Iterable[Record]) -> bytes:
     return process.stdout.read(LARGEST)
 
 
-def _packed(records: Iterable[Record]) -> Iterator[bytes]:
+def packed(records: Iterable[Record]) -> Iterator[bytes]:
+    """Yield records as the processes that read them take them."""
     at_us = 0
     for record in records:
         yield pack(record.at_us - at_us, record.kind, record.channel, record.body)

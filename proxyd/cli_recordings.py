@@ -1,6 +1,6 @@
-"""`proxyctl`'s commands about recordings: log, replay, export, verify; those of desktops only are cli_desktop's part.
+"""`proxyctl`'s commands about recordings: log, replay, verify; export is cli_export, those of desktops only cli_desktop.
 
-Rule 1: the first three ask the daemon, which allows it and writes it into the ledger; then this process opens the
+Rule 1: all but `verify` ask the daemon, which allows it and writes it into the ledger; then this process opens the
         recording itself, with the operator's identity file. The daemon has no key that could.
 Rule 2: `verify` asks nobody: it needs the files, the ledger and the public keys.
 """
@@ -9,33 +9,35 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 import click
 
 from proxyd.cli_app import Command, CommandLine, Run, session_argument, who
 from proxyd.cli_output import FAILED, ID_SHOWN, Column, duration, size
 from proxyd.cli_sessions import views_of
-from proxyd.errors import ConfigError, FormatError, ProxydError
+from proxyd.errors import ConfigError, ProxydError
 
 if TYPE_CHECKING:
     from proxyd.recorder.record import Record
     from proxyd.recorder.replay import Recording
     from proxyd.recorder.verify import Report
 
-FORMATS = ("asciicast", "asciicast2", "jsonl", "csv")
 PRIVATE = 0o600  # an export holds what the recording held, in the clear
 
 
 def add_to(group: CommandLine) -> None:
     """Add these commands, in the order the help shows them."""
     from proxyd.cli_desktop import screenshot
+    from proxyd.cli_export import export
 
     for command in (log, replay, screenshot, export, verify):
         group.add_command(command)
@@ -88,23 +90,20 @@ take_identity = click.option(
     metavar="FILE",
     help="The age identity that opens recordings; else the one the configuration names.",
 )
-_channel = click.option("--channel", type=click.IntRange(min=0), help="This channel, not the first terminal.")
+take_channel = click.option(
+    "--channel", type=click.IntRange(min=0), help="This channel, not the first terminal."
+)
 
 
 def _check_options(run: Run, session: str, given: Mapping[str, bool], form: str = "") -> None:
     """Refuse what a session of its kind has not, before the ledger says that someone saw it. Raises UsageError."""
     from proxyd.cli_desktop import refuse_desktop
     from proxyd.cli_queries import refuse_screen_options
-    from proxyd.recorder.export import choose
 
     row = run.call("show", session=session)["session"]
     if form != "jsonl":
         refuse_desktop(row)
     refuse_screen_options(row, given)
-    try:
-        choose(form, row["protocol"])
-    except FormatError as error:
-        raise click.UsageError(str(error)) from None
 
 
 def print_records(records: Iterable[Record]) -> None:
@@ -180,7 +179,7 @@ def warn_of_damage(run: Run, recording: Recording) -> None:
     "--from", "start_us", type=Place(), default="0", metavar="TIME", help="Begin at 12, 1:30 or 1h2m3s."
 )
 @click.option("--follow", is_flag=True, help="At the end of what there is, wait for more: a live session.")
-@_channel
+@take_channel
 @take_identity
 @click.pass_obj
 def replay(
@@ -253,68 +252,33 @@ def _followed(
         records = more(seq, at_us)
 
 
-@click.command(cls=Command, short_help="Write a recording in a form other tools read.")
-@session_argument()
-@click.option("--format", "form", type=click.Choice(FORMATS),
-              help="Of screens asciicast (version 3; the default), of statements jsonl (the default) or csv.")  # fmt: skip
-@click.option("-o", "--output", "target", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="Where to; else standard output.")  # fmt: skip
-@click.option("--input", "with_input", is_flag=True, help="With what the user typed, passwords included.")
-@click.option("--force", is_flag=True, help="Replace FILE.")
-@_channel
-@take_identity
-@click.pass_obj
-def export(
-    run: Run,
-    session: str,
-    *,
-    form: str | None,
-    target: Path | None,
-    with_input: bool,
-    force: bool,
-    channel: int | None,
-    identity: Path | None,
-) -> None:
-    """Write a recording in a form other tools read; the file is for your eyes only (0600).
-
-    jsonl is every record, of a desktop the only form; of a database session every statement with its result, as csv
-    is, which escapes control characters and what a spreadsheet would take for a formula.
-    """
-    from proxyd.recorder.export import choose
-    from proxyd.recorder.export import export as lines_of
-
-    if run.output.json and target is None:
-        raise click.UsageError("--json says where the export is: add -o FILE")
-    if target is not None and target.exists() and not force:
-        raise ProxydError(f"{target} exists: add --force to replace it")
-    _check_options(run, session, {"--channel": channel is not None, "--input": with_input}, form or "")
-    recording, answer, _ = open_recording(run, "export", session, identity)
-    form = choose(form or "", answer["session"]["protocol"])
-    lines = lines_of(recording, form, channel=channel, with_input=with_input)
-    if target is None:
-        sys.stdout.writelines(lines)
-    else:
-        write_private(target, lines)
-        written = target.stat().st_size
-        if run.output.json:
-            run.output.document(
-                {"session": answer["session"]["id"], "format": form, "path": str(target), "bytes": written}
-            )
-        run.output.line(f"{target}: {form}, {size(written)}")
-    warn_of_damage(run, recording)
-
-
 def write_private(target: Path, parts: Iterable[str | bytes]) -> None:
     """Write a file whole or not at all, readable by its owner only."""
+    with private_file(target) as file:
+        file.writelines(part.encode() if isinstance(part, str) else part for part in parts)
+
+
+@contextmanager
+def private_file(target: Path) -> Iterator[BinaryIO]:
+    """Open a file that is at `target` once it is whole, readable by its owner only; of a part nothing is left."""
     aside = target.with_name(f".{target.name}.{os.getpid()}")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
+    ends = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
+    before = [(one, signal.signal(one, _interrupted)) for one in ends]
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.writelines(part.encode() if isinstance(part, str) else part for part in parts)
+            yield file
         aside.replace(target)
     except BaseException:
         aside.unlink()
         raise
+    finally:
+        for one, handler in before:
+            signal.signal(one, handler)
+
+
+def _interrupted(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 @click.command(cls=Command, short_help="Prove that recordings are whole and unaltered.")

@@ -1,6 +1,7 @@
 """Export: a recording in the forms other tools read: asciicast v3 and v2, JSON lines, and CSV.
 
-What was on a screen becomes a cast; a database session, which has none, becomes a line for each statement.
+What was on a screen becomes a cast; a database session, which has none, becomes a line for each statement. A desktop
+becomes a film or a PyRDP replay, which `proxyd.export` makes in a process of its own: here their names are known.
 
 Rule 1: everything is yielded line by line; memory does not grow with the recording.
 Rule 2: bytes become text only here: UTF-8 is decoded across records, one decoder a stream, and what is no UTF-8
@@ -154,17 +155,26 @@ def export(
 
 def choose(form: str, protocol: str) -> str:
     """Give the form to write a recording of `protocol` in, the usual one for "". Raises FormatError if it can't be."""
-    has_statements = protocol in queries.PROTOCOLS
-    if form not in ("", *FORMS):
-        raise FormatError(f"{form} is none of the forms a recording can be exported to: {', '.join(FORMS)}")
+    has_statements, has_desktop = protocol in queries.PROTOCOLS, protocol == DESKTOP
+    if form not in ("", *FORMS, *APART):
+        known = ", ".join((*FORMS, *APART))
+        raise FormatError(f"{form} is none of the forms a recording can be exported to: {known}")
+    if has_desktop and form not in ("", *OF_DESKTOPS):
+        raise FormatError(f"a desktop is no terminal: export it as {', '.join(OF_DESKTOPS)}")
     if has_statements and form in _CASTS:
         raise FormatError(f"a {protocol} session has statements and no screen: export it as jsonl or csv")
+    if form in APART and not has_desktop:
+        raise FormatError(f"{form} is of desktops, and this is a session of {protocol or 'something else'}")
     if form == "csv" and not has_statements:
         raise FormatError(f"csv is a table of statements, and this is a session of {protocol or 'a screen'}")
-    return form or ("jsonl" if has_statements else FORMS[0])
+    return form or (OF_DESKTOPS[0] if has_desktop else "jsonl" if has_statements else FORMS[0])
 
 
 _CASTS: dict[str, Callable[..., Iterator[str]]] = {"asciicast": asciicast3, "asciicast2": asciicast2}
+FILMS = ("webm", "mp4")
+APART = (*FILMS, "pyrdp")  # not made here
+DESKTOP = "rdp"  # the protocol of sessions that have one
+OF_DESKTOPS = (*APART, "jsonl")
 FORMS = (*_CASTS, "jsonl", "csv")
 
 
@@ -200,8 +210,8 @@ class _Cast:
             )  # the format's last event, though output may follow the status on the wire
 
     def _events(self, record: Record) -> Iterator[tuple[str, str]]:
-        if marker := _marker(record):
-            yield "m", marker
+        if mark := marker(record):
+            yield "m", mark
         if record.channel != self._terminal.channel:
             return
         if record.kind in self._streams:
@@ -260,7 +270,8 @@ def _about(recording: Recording, terminal: Terminal) -> dict[str, Any]:
     return about | {"title": f"{who} as {login} on {target}"}
 
 
-def _marker(record: Record) -> str:
+def marker(record: Record) -> str:
+    """Say what happened to the session, if this record tells of it; else ""."""
     body = record.body
     if record.kind is Kind.FINDING:
         return f"finding ({body.get('severity', '')}): {body.get('text') or body.get('code', '')}"

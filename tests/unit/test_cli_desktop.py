@@ -176,18 +176,18 @@ def test_what_breaks_while_records_are_read_is_its_own_error(monkeypatch: pytest
 def _seen(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     """The decoders that are started from now on."""
     started: list[subprocess.Popen[bytes]] = []
-    start = cli_decoder._started
+    start = cli_decoder.started
 
-    def start_and_tell(what: str) -> subprocess.Popen[bytes]:
-        started.append(start(what))
+    def start_and_tell(module: str, what: str) -> subprocess.Popen[bytes]:
+        started.append(start(module, what))
         return started[-1]
 
-    monkeypatch.setattr(cli_decoder, "_started", start_and_tell)
+    monkeypatch.setattr(cli_decoder, "started", start_and_tell)
     return started
 
 
 def _replace(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    def start(_what: str) -> subprocess.Popen[bytes]:
+    def start(_module: str, _what: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-c", script],
             stdin=subprocess.PIPE,
@@ -195,7 +195,7 @@ def _replace(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
             stderr=subprocess.DEVNULL,
         )
 
-    monkeypatch.setattr(cli_decoder, "_started", start)
+    monkeypatch.setattr(cli_decoder, "started", start)
 
 
 def test_without_the_decoder_it_is_said_what_to_install(

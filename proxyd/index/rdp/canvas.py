@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from PIL import Image
+
 from proxyd.index.rdp.bitmap import PIXEL, check_size
 
 RGB: Final = 3  # bytes of a pixel that is given out
@@ -71,14 +73,17 @@ class Canvas:
         pixels = b"".join(
             self._pixels[at : at + row] for at in range(start, start + area.height * stride, stride)
         )
-        rgb = bytearray(area.width * area.height * RGB)
-        for place in range(RGB):
-            rgb[place::RGB] = pixels[RGB - 1 - place :: PIXEL]
-        return bytes(rgb)
+        return _rgb(area.width, area.height, pixels)
+
+    @property
+    def pixels(self) -> memoryview:
+        """Look at it as it is painted: B, G, R and a byte of no meaning of each pixel, the top row first."""
+        return memoryview(self._pixels).toreadonly()
 
     def picture(self) -> Picture:
         """Give what it shows now."""
-        rgb = bytearray(self.width * self.height * RGB)
-        for place in range(RGB):
-            rgb[place::RGB] = self._pixels[RGB - 1 - place :: PIXEL]
-        return Picture(self.width, self.height, bytes(rgb))
+        return Picture(self.width, self.height, _rgb(self.width, self.height, self._pixels))
+
+
+def _rgb(width: int, height: int, pixels: bytes | bytearray) -> bytes:
+    return Image.frombuffer("RGB", (width, height), pixels, "raw", "BGRX", 0, 1).tobytes()

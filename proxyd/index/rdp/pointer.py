@@ -6,6 +6,7 @@ Rule 2: shapes are kept by the index the target gives them, so many of them as a
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from proxyd.protocols.rdp.updates import (
@@ -92,6 +93,7 @@ def _row(width: int, bits: int) -> int:
     return (width * bits + 15) // 16 * 2
 
 
+@lru_cache(maxsize=16)  # the few a user moves between; the largest takes 600 KB
 def _draw(shape: PointerShape) -> Shape:
     """Put the masks together. Where they invert the screen it is black, as there is no screen below it here."""
     xor_row, and_row = _row(shape.width, shape.depth), _row(shape.width, 1)

@@ -56,6 +56,11 @@ class Screen:
             self._follow(record.body)
         return []
 
+    @property
+    def canvas(self) -> Canvas | None:
+        """The desktop itself, for who looks at it often; None before there is one. It is another after a new size."""
+        return self._canvas
+
     def picture(self) -> Picture | None:
         """Give what it shows now, without the pointer; None before there is a desktop."""
         return self._canvas.picture() if self._canvas else None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from proxyd.errors import FormatError
-from proxyd.recorder.export import FORMS, export, find_terminal
+from proxyd.recorder.export import FORMS, choose, export, find_terminal
 from proxyd.recorder.record import Kind
 from proxyd.recorder.replay import Recording
 
@@ -164,6 +164,12 @@ def test_what_can_not_be_shown_is_one_clear_sentence(press) -> None:
     with pytest.raises(FormatError, match=r"gif is none of the forms .* asciicast, asciicast2, jsonl"):
         export(session, "gif")
     assert FORMS == ("asciicast", "asciicast2", "jsonl", "csv")
+    with pytest.raises(FormatError, match="webm is of desktops, and this is a session of ssh"):
+        choose("webm", "ssh")
+    with pytest.raises(FormatError, match="a desktop is no terminal: export it as webm, mp4, pyrdp, jsonl"):
+        choose("asciicast", "rdp")
+    assert [choose("", protocol) for protocol in ("ssh", "mysql", "rdp")] == ["asciicast", "jsonl", "webm"]
+    assert choose("jsonl", "rdp") == "jsonl"
 
 
 def test_jsonl_holds_every_record_exactly(press) -> None:

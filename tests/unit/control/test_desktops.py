@@ -187,16 +187,26 @@ def test_no_terminal_gets_a_desktops_bytes(ctl: Any, played: Any, tmp_path: Path
         ("replay", "7d7d"),
         ("replay", "7d7d", "--speed", "2"),
         ("watch", "7d7d"),
-        ("export", "7d7d"),
-        ("export", "7d7d", "-o", target),
-        ("export", "7d7d", "--format", "asciicast2"),
-        ("export", "7d7d", "--format", "csv"),
     ):
         done = ctl(*words, status=2)
         assert done.stdout == ""
         assert "proxyctl screenshot 7d7d7d7d -o FILE" in done.stderr
         assert "proxyctl log 7d7d7d7d" in done.stderr
         assert done.stderr.count("\n") == 1
+    for more, said in (
+        ((), "webm is no text for a terminal: add -o FILE"),
+        (("--format", "pyrdp"), "pyrdp is no text for a terminal: add -o FILE"),
+        (
+            ("--format", "asciicast2", "-o", target),
+            "a desktop is no terminal: export it as webm, mp4, pyrdp, jsonl",
+        ),
+        (("--format", "csv"), "a desktop is no terminal"),
+        (("--channel", "3", "-o", target), "it has no channels"),
+        (("--format", "jsonl", "--input"), "no --input"),
+    ):
+        done = ctl("export", "7d7d", *more, status=2)
+        assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+        assert said in done.stderr
     assert played.ledger.viewers(SESSION_ID) == []
 
 

@@ -1,0 +1,26 @@
+"""What the process that makes files is asked, and what it says it made; this imports nothing that reads a recording."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Task(msgspec.Struct, frozen=True):
+    """What to make. `width` and `height` are those of the largest desktop, 0 when they are not known yet."""
+
+    form: str
+    duration_us: int
+    started_ms: int  # since 1970
+    keys: bool = False
+    width: int = 0
+    height: int = 0
+
+
+class Made(msgspec.Struct, frozen=True):
+    """What is in the file."""
+
+    pictures: int  # of a film; 0: there was no desktop
+    width: int
+    height: int
+    sound: bool
+    faults: int  # frames, rectangles and pieces of sound that could not be read
