@@ -6,6 +6,7 @@ Rule 2: nothing is changed, nothing is dialled, no vault command is run, and no 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import shutil
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 from proxyd.config import Config, DatabaseListen, Target, TlsListen
 from proxyd.database_tls import front_context, target_tls
 from proxyd.errors import ProxydError
+from proxyd.indexing.pool import DECODER, MISSING
 from proxyd.recorder.keys import load_signer
 
 PROTOCOLS = ("ssh", "postgres", "mysql", "rdp")
@@ -40,6 +42,7 @@ def findings(config: Config) -> Iterator[Finding]:
     """Yield what is wrong with a loaded configuration."""
     yield from _listeners(config)
     yield from _recording(config)
+    yield from _index(config)
     yield from _control(config)
     yield from _users(config)
     yield from _targets(config)
@@ -105,6 +108,11 @@ def _recording(config: Config) -> Iterator[Finding]:
     identity = recording.identity
     if identity is not None and identity.exists() and identity.stat().st_mode & OTHERS:
         yield Finding("error", "recording.identity", f"{identity} can be read by others: chmod 600")
+
+
+def _index(config: Config) -> Iterator[Finding]:
+    if config.listen.rdp is not None and config.index.enabled and importlib.util.find_spec(DECODER) is None:
+        yield Finding("warning", "index.enabled", f"no desktop can be watched or indexed: {MISSING}")
 
 
 def _directory(where: str, path: Path) -> Iterator[Finding]:

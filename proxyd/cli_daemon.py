@@ -1,4 +1,4 @@
-"""The commands of `proxyd`: serve, init, check, demo."""
+"""The commands of `proxyd`: serve, init, check, demo; `index` is cli_index's part."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ FALLBACK_SSH_PORT, FALLBACK_METRICS_PORT = 2222, 9322  # unprivileged, and free 
 
 def add_to(group: CommandLine) -> None:
     """Add these commands, in the order the help shows them."""
-    for command in (serve, init, check, demo):
+    from proxyd.cli_index import index
+
+    for command in (serve, init, check, index, demo):
         group.add_command(command)
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from proxyd.control.client import Client
     from proxyd.recorder.record import Record
     from proxyd.recorder.replay import Recording
+    from proxyd.recorder.sidecar import Keyframe
 
 PROTOCOL = "rdp"
 
@@ -111,9 +112,10 @@ def screenshot(
     """Draw the screen of an RDP session, live or ended, as PNG; the file is for your eyes only (0600).
 
     A TIME like 1:23 is counted from the session's beginning; a time of day needs its date. Of a live session there is
-    what is on disk by now.
+    what it shows now, or at TIME, as far as that is on disk.
     """
     from proxyd.cli_decoder import draw, require
+    from proxyd.cli_derive import draw_from
 
     require()
     if target.exists() and not force:
@@ -124,8 +126,15 @@ def screenshot(
             f"this {row['protocol']} session has no desktop: see proxyctl replay {row['id'][:ID_SHOWN]}"
         )
     at_us = when.within(row) if when else None
+    if at_us is None and not row["ended_at"] and _shot_live(run, row, target):
+        return
     recording, answer, _ = open_recording(run, "replay", session, identity)
-    drawn = draw(_until(recording.records(), at_us))
+    keyframe = _keyframe_of(run, recording, at_us)
+    if keyframe is None:
+        drawn = draw(_until(recording.records(), at_us))
+    else:
+        behind = (record for record in recording.records(keyframe.at_us) if record.seq > keyframe.seq)
+        drawn = draw_from(keyframe, _until(behind, at_us))
     if not drawn.width:
         raise FormatError("the recording shows no screen up to then")
     write_private(target, [drawn.png])
@@ -133,6 +142,43 @@ def screenshot(
     _say(run, row, target, drawn, reached_us if at_us is None else min(at_us, reached_us))
     if answer["session"]["state"] != "live":
         warn_of_damage(run, recording)
+
+
+def _shot_live(run: Run, row: Mapping[str, Any], target: Path) -> bool:
+    """Take the picture the daemon's indexer has now; False when it has none, and the recording is to be read."""
+    from proxyd.cli_decoder import Drawn
+    from proxyd.cli_derive import png_of
+    from proxyd.control.client import Code, ControlError
+    from proxyd.recorder.sidecar import inflated
+
+    try:
+        shown = run.call("picture", session=row["id"])
+    except ControlError as error:
+        if error.code is Code.DENIED:
+            raise
+        return False
+    if not shown["patches"]:
+        raise FormatError("the session shows no screen yet")
+    width, height = shown["width"], shown["height"]
+    png = png_of(width, height, inflated(shown["patches"][0]["rgb"], width * height * 3))
+    write_private(target, [png])
+    _say(run, row, target, Drawn(width, height, png, 0), shown["at_us"])
+    return True
+
+
+def _keyframe_of(run: Run, recording: Recording, at_us: int | None) -> Keyframe | None:
+    """Give the last keyframe before a moment that a decoder can go on from; None without one, or without an index."""
+    from proxyd.recorder.sidecar import path_of
+
+    try:
+        keyframe = recording.sidecar().keyframe(recording.duration_us if at_us is None else at_us)
+    except FormatError as error:
+        if path_of(recording.path).exists():
+            run.output.remark(
+                f"the index is not used: {error}; proxyd index {recording.path.name} makes it anew"
+            )
+        return None
+    return keyframe if keyframe is not None and keyframe.saved else None
 
 
 def _say(run: Run, session: Mapping[str, Any], target: Path, drawn: Drawn, at_us: int) -> None:

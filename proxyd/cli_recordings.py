@@ -307,14 +307,14 @@ def verify(run: Run, what: str | None, *, everything: bool, public_key: Path | N
             reports = verify_all(recording.directory, ledger)
         else:
             reports = [
-                verify_one(_recording_at(what, recording.directory), ledger.public_keys(), ledger=ledger)
+                verify_one(recording_at(what, recording.directory), ledger.public_keys(), ledger=ledger)
             ]
     _report(run, reports)
     if not all(report.ok for report in reports):
         sys.exit(FAILED)
 
 
-def _recording_at(what: str, root: Path) -> Path:
+def recording_at(what: str, root: Path) -> Path:
     """Find a recording's directory by its path, its session's id, or the beginning of that."""
     if Path(what).is_dir():
         return Path(what)

@@ -233,6 +233,13 @@ class Retention(_Section, frozen=True, kw_only=True):
     free_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
+class Index(_Section, frozen=True, kw_only=True):
+    """What is derived of sessions while they live: pictures, keystrokes, heat map. `workers`: processes that decode."""
+
+    enabled: bool = True
+    workers: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+
+
 class Operator(_Section, frozen=True, kw_only=True):
     """Who may use the control socket: matched by uid or gid. `user`: the proxyd user this person is."""
 
@@ -362,6 +369,7 @@ class Config(_Section, frozen=True, kw_only=True):
     node: Text = "node1"
     drain_seconds: Penalty = 30
     log: Log = Log()
+    index: Index = Index()
     listen: Listen = Listen()
     admission: Admission = Admission()
     users: dict[str, User] = {}

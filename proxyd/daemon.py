@@ -31,6 +31,7 @@ from proxyd.control.server import ControlServer
 from proxyd.database_tls import front_context
 from proxyd.engine import Caller, Converse, Core, Engine, MakeEngine
 from proxyd.errors import ConfigError
+from proxyd.indexing.pool import Indexer
 from proxyd.listener import Listener
 from proxyd.protocols.ssh.engine import SshEngine, front_options
 from proxyd.recorder.catalog import Catalog
@@ -85,6 +86,7 @@ class Daemon:
         self._listeners: list[Listener] = []
         self.core: Core
         self.archive: Archive
+        self.indexer = Indexer(settings.index, settings.recording)
 
     # what the control socket needs, under the names it knows ---------------------------------
 
@@ -130,6 +132,7 @@ class Daemon:
         async with self._core() as self.core, trio.open_nursery() as nursery:
             with host.signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as arriving:
                 await nursery.start(self.core.recorder.run)
+                self._start_indexer(nursery)
                 self.archive = Archive(self.core)
                 nursery.start_soon(self.archive.run)
                 names = await self._open(nursery)
@@ -150,7 +153,14 @@ class Daemon:
                 await self._until_stopped(arriving)
                 notify("STOPPING=1")
                 await self._drain(arriving)
+                await self.indexer.settle()
             nursery.cancel_scope.cancel()
+
+    def _start_indexer(self, nursery: trio.Nursery) -> None:
+        if self.indexer.missing and self.config.listen.rdp is not None:
+            _log.warning("desktops are recorded and not indexed", why=self.indexer.missing)
+        self.recorder.follower = self.indexer
+        nursery.start_soon(self.indexer.run)
 
     @asynccontextmanager
     async def _core(self) -> AsyncIterator[Core]:
@@ -277,6 +287,7 @@ class Daemon:
             state=before.state,
             recording=before.recording,
             listen=before.listen,
+            index=before.index,
             control=msgspec.structs.replace(settings.control, socket=before.control.socket),
         )
         log.setup(settings.log)

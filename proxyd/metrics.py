@@ -97,6 +97,22 @@ FSYNC_SECONDS: Final = Histogram(
     ),  # flash below 3 ms, disks to 30, a storage in trouble above
     registry=REGISTRY,
 )
+INDEX_SESSIONS: Final = Gauge("proxyd_index_sessions", "Sessions being indexed now.", registry=REGISTRY)
+INDEX_LAG: Final = Gauge(
+    "proxyd_index_lag_seconds", "Age of the oldest record no indexer has read yet.", registry=REGISTRY
+)
+INDEX_RESTARTS: Final = Counter(
+    "proxyd_index_restarts", "Times a process of the indexer ended and another began.", registry=REGISTRY
+)
+INDEX_FAULTS: Final = Counter(
+    "proxyd_index_faults", "Parts of recordings that indexers could not read.", registry=REGISTRY
+)
+INDEX_ENDED: Final = Counter(
+    "proxyd_index_ended",
+    "Sessions whose index is finished: whole, or given up as late, unreadable, deadly, format or storage.",
+    ["result"],
+    registry=REGISTRY,
+)
 
 MAX_REQUEST_BYTES: Final = 8 << 10  # Apache's and nginx's limit for a request's head
 REQUEST_SECONDS: Final = 5.0  # a scraper on the same network sends one packet

@@ -349,6 +349,14 @@ reserve_bytes = 268435456
 #catalog = "sqlite:///state/catalog.db"
 #ledger = "state/ledger"
 
+# --------------------------------------------------------------------------------------------------- index
+
+[index]
+# Pictures, keystrokes and heat map of desktops, made while sessions live, in processes that have nothing else.
+enabled = true
+# How many such processes; one follows a dozen desktops.
+workers = 1
+
 # ------------------------------------------------------------------------------------------------- control
 
 [control]

@@ -29,14 +29,15 @@ from proxyd.control import keeping
 from proxyd.control.client import Code, ControlError
 from proxyd.control.issue import RdpFile, RdpRevoke, issue, revoke
 from proxyd.control.permissions import Caller, Permission
+from proxyd.control.watching import Desktop, Send, live, look, picture, watched
 from proxyd.recorder.catalog import LIVE, Block, Catalog, NotFound, SessionFilter, SessionRow
 from proxyd.recorder.ledger import Ledger
-from proxyd.recorder.record import Kind
 
 if TYPE_CHECKING:
     from proxyd.access import Access
     from proxyd.archive import Archive
     from proxyd.config import Config
+    from proxyd.indexing.pool import Indexer
     from proxyd.recorder.recorder import Recorder
     from proxyd.session import Registry, Session
     from proxyd.tokens import Tokens
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
 LIST_LIMIT = 100  # sessions a list shows unasked: a screenful or two
 LIST_MAXIMUM = 10_000  # about 5 MB of answer
 TEXT_LIMIT = 500  # characters of a reason or message: a sentence or three, and the tape keeps it for ever
-LEAVE_SECONDS = 10.0  # for the ledger entry of a view that ended; the disk may be slow, the viewer has gone
-
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Services(Protocol):
@@ -75,6 +73,10 @@ class Services(Protocol):
     @property
     def archive(self) -> Archive:
         """What is kept, held and purged."""
+
+    @property
+    def indexer(self) -> Indexer:
+        """What decodes live sessions."""
 
     @property
     def access(self) -> Access:
@@ -162,6 +164,7 @@ async def _status(services: Services, caller: Caller, _: Nothing) -> dict[str, A
             "by_protocol": {name: sum(one.protocol == name for one in live) for name in protocols},
         },
         "blocked_users": len(blocks),
+        "index": services.indexer.status(),
         "recording": {
             "directory": str(config.recording.directory),
             "open": len(services.recorder.live),
@@ -291,18 +294,6 @@ def _views(ledger: Ledger, session_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def _live(services: Services, prefix: str) -> Session:
-    """Find the one live session whose id is, or begins with, `prefix`."""
-    matching = [session for session in services.registry.list() if session.id.startswith(prefix)]
-    exact = [session for session in matching if session.id == prefix]
-    if not matching:
-        raise ControlError(Code.NOT_FOUND, f"no live session {prefix}: see proxyctl sessions --state live")
-    if len(matching) > 1 and not exact:
-        names = ", ".join(sorted(session.id for session in matching))
-        raise ControlError(Code.NOT_FOUND, f"{prefix} is the beginning of more than one session: {names}")
-    return (exact or matching)[0]
-
-
 def _refuse_oneself(caller: Caller, user: str, deed: str) -> None:
     if caller.user and caller.user == user:
         text = f"nobody {deed} themselves: this session's user {user} is you; ask another operator"
@@ -310,7 +301,7 @@ def _refuse_oneself(caller: Caller, user: str, deed: str) -> None:
 
 
 async def _block(services: Services, caller: Caller, action: Action) -> dict[str, Any]:
-    session = _live(services, action.session)
+    session = live(services, action.session)
     user, target, by = session.user, session.target, caller.name
     _refuse_oneself(caller, user, "blocks")
     done: Mapping[str, Any] = {}
@@ -365,7 +356,7 @@ def _block_of(block: Block) -> dict[str, Any]:
 
 
 async def _drop(services: Services, caller: Caller, action: Action) -> dict[str, Any]:
-    session = _live(services, action.session)
+    session = live(services, action.session)
     await session.drop(caller.name, action.reason)
     await _note(
         services,
@@ -380,7 +371,7 @@ async def _drop(services: Services, caller: Caller, action: Action) -> dict[str,
 
 
 async def _message(services: Services, caller: Caller, message: Message) -> dict[str, Any]:
-    session = _live(services, message.session)
+    session = live(services, message.session)
     text = session.message(caller.name, message.text)
     about = {"user": session.user, "target": session.target}
     await _note(services, "message", session=session.id, **about, who=caller.name, text=text)
@@ -456,22 +447,19 @@ async def _watch(services: Services, caller: Caller, view: View, send: Send) -> 
 
     `history` in the first frame is the last record there was before: what follows it is live.
     """
-    session = _live(services, view.session)
-    tape, began = session.tape, time.time()
-    history = tape.seq
-    tape.add(Kind.CONTROL, {"action": "watch", "by": caller.name, "reason": ""})
-    session.viewers += 1
-    try:
+    session = live(services, view.session)
+    tape, history = session.tape, session.tape.seq
+    async with watched(services, caller, session):
         await send({"meta": dict(tape.meta), "session": _EMPTY_ROW | _live_row(session), "history": history})
         with tape.watch_packed(view.after) as batches:
             async for packed in batches:
                 await send({"records": packed})
-    finally:
-        session.viewers -= 1
-        tape.add(Kind.CONTROL, {"action": "leave", "by": caller.name, "reason": ""})
-        with trio.move_on_after(LEAVE_SECONDS, shield=True):
-            seen = {"kind": "live", "from": began, "seconds": round(time.time() - began, 3)}
-            await _note(services, "view", session=session.id, who=caller.name, **seen)
+
+
+async def _look(services: Services, caller: Caller, one: Desktop, send: Send) -> None:
+    """Send what a live desktop shows; see `look`."""
+    about = _EMPTY_ROW | _live_row(live(services, one.session))
+    await look(services, caller, one, send, about)
 
 
 Answer = Callable[[Services, Caller, Any], Awaitable[dict[str, Any]]]
@@ -494,6 +482,8 @@ COMMANDS: Mapping[str, Command] = {
     "sessions": Command(_P.LIST, Filter, _sessions),
     "show": Command(_P.LIST, One, _show),
     "watch": Command(_P.WATCH, View, stream=_watch),
+    "look": Command(_P.WATCH, Desktop, stream=_look),
+    "picture": Command(_P.WATCH, Desktop, picture),
     "block": Command(_P.BLOCK, Action, _block),
     "unblock": Command(_P.BLOCK, Release, _unblock),
     "blocked": Command(_P.BLOCKS, Nothing, _blocked),

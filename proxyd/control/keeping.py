@@ -15,8 +15,9 @@ from proxyd.control.client import Code, ControlError
 from proxyd.recorder.retention import Doomed
 
 if TYPE_CHECKING:
-    from proxyd.control.commands import Send, Services
+    from proxyd.control.commands import Services
     from proxyd.control.permissions import Caller
+    from proxyd.control.watching import Send
     from proxyd.recorder.holds import Hold
 
 TEXT_LIMIT = 500  # characters of a reason: a sentence or three, and the ledger keeps it for ever

@@ -122,18 +122,19 @@ class History:
 class Watch(Generic[Batch]):
     """A viewer's place on a tape; see Tape.watch. Subclasses say what a batch is."""
 
-    def __init__(self, tape: Tape, after_seq: int) -> None:
+    def __init__(self, tape: Tape, after_seq: int, *, counted: bool = True) -> None:
         self._tape = tape
         self._seq = after_seq
         self._history: History | None = None
         self._joined = True
-        tape.join()
+        self._counted = counted
+        tape.join(counted=counted)
 
     def close(self) -> None:
         """Stop watching; idempotent."""
         if self._joined:
             self._joined = False
-            self._tape.leave()
+            self._tape.leave(counted=self._counted)
 
     async def aclose(self) -> None:
         """Stop watching, for contextlib.aclosing."""

@@ -32,7 +32,7 @@ from proxyd.recorder.reel import NEVER, Reel, SyncFailed
 from proxyd.recorder.segment import new_packer
 from proxyd.recorder.tape import Tape
 
-__all__ = ["Catalog", "Gauges", "Ledger", "Recorder", "Settings", "Tape", "ledger_fields"]
+__all__ = ["Catalog", "Follower", "Gauges", "Ledger", "Recorder", "Settings", "Tape", "ledger_fields"]
 
 BLOCK_SECONDS = 0.25  # the crash-loss bound; 64 bytes of frame are spent each time
 JOIN_SECONDS = (
@@ -72,8 +72,18 @@ def said(error: Failure) -> RecordingFailed:
     return RecordingFailed(f"The recording failed: the recording storage reports: {text}")
 
 
+class Follower:
+    """Who follows tapes from their beginning; this one does not. Called on trio's thread; must not wait or raise."""
+
+    def begun(self, tape: Tape) -> None:
+        """Take note of a tape that began."""
+
+    def ended(self, tape: Tape) -> None:
+        """Take note that nothing more comes on it."""
+
+
 class Recorder:
-    """One per daemon; `live` has the tapes being recorded, by session id."""
+    """One per daemon; `follower` may be set before the first tape; `live` has the tapes being recorded, by session id."""
 
     def __init__(
         self,
@@ -87,6 +97,7 @@ class Recorder:
     ) -> None:
         """Read the signing key, unless given; raises ConfigError."""
         self.live: dict[str, Tape] = {}
+        self.follower = Follower()
         self._settings, self._node = settings, node
         self._root = settings.directory
         self._catalog, self._ledger = catalog, ledger
@@ -162,6 +173,7 @@ class Recorder:
             raise said(error) from error
         tape.settle()
         self.live[session_id] = tape
+        self.follower.begun(tape)
         self._gauges.unsealed(len(self.live))
         return tape
 
@@ -189,6 +201,7 @@ class Recorder:
             for times in (self._dirty, self._chores):
                 times.pop(tape, None)
             self._gauges.unsealed(len(self.live))
+            self.follower.ended(tape)
             if trouble:
                 self._gauges.failed("strict" if tape.strict else "best_effort")
                 self._gauges.trouble("a recording is not sealed", tape.id, trouble)

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from proxyd.errors import ConfigError, FormatError
-from proxyd.recorder import store
+from proxyd.recorder import sidecar, store
 from proxyd.recorder.keys import OTHERS_MAY_READ, WrappedKey, read_identities, unwrap
 from proxyd.recorder.layout import MAX_HEADER, SegmentHeader, read_header
 from proxyd.recorder.manifest import Manifest
 from proxyd.recorder.record import Kind, Record
 from proxyd.recorder.segment import Scan, SegmentReader, scan
+from proxyd.recorder.sidecar import Sidecar
 
 HEADER_ROOM = (
     64 * 1024
@@ -88,6 +89,15 @@ class Recording:
             self._note(part, reader.scan, before)
             before = reader.scan
             yield from reader.records(start_us)
+
+    def sidecar(self) -> Sidecar:
+        """Open what was derived of it; raises FormatError when that is not there, damaged, or another's."""
+        return Sidecar(sidecar.path_of(self.path), self.path.name, self.dek)
+
+    @property
+    def dek(self) -> bytes:
+        """Give the data key; raises FormatError."""
+        return self._dek(self._parts[0].header)
 
     def _read_manifest(self) -> Manifest | None:
         try:

@@ -225,9 +225,12 @@ class Tape:
         """
         return Viewer(self, after_seq)
 
-    def watch_packed(self, after_seq: int = 0) -> PackedViewer:
-        """Watch, each batch packed: msgpack [[seq, at_us, kind, channel, body], ...], shared between viewers."""
-        return PackedViewer(self, after_seq)
+    def watch_packed(self, after_seq: int = 0, *, counted: bool = True) -> PackedViewer:
+        """Watch, each batch packed: msgpack [[seq, at_us, kind, channel, body], ...], shared between viewers.
+
+        Not `counted`: nobody looks at it, as when an index is made.
+        """
+        return PackedViewer(self, after_seq, counted=counted)
 
     # ------------------------------------------------------------------ the slow side of add
 
@@ -348,17 +351,17 @@ class Tape:
 
     # ------------------------------------------------------------------ what viewers do
 
-    def join(self) -> None:
-        """Count a viewer."""
+    def join(self, *, counted: bool = True) -> None:
+        """Take note of a viewer, and count it."""
         self._viewers += 1
         self._announced = max(self._announced, self.seq)
         self._wanted = True
-        self._recorder.viewers(1)
+        self._recorder.viewers(int(counted))
 
-    def leave(self) -> None:
-        """Count a viewer off."""
+    def leave(self, *, counted: bool = True) -> None:
+        """Take note that a viewer has gone, and count it off."""
         self._viewers -= 1
-        self._recorder.viewers(-1)
+        self._recorder.viewers(-int(counted))
         if not self._viewers:
             self.packed.clear()
             self._prune()

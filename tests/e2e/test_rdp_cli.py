@@ -87,7 +87,7 @@ def test_pictures_and_keys_of_a_real_session(short: Path) -> None:
             assert [entry["text"] for entry in log["entries"] if entry["kind"] == "typed"] == [
                 f"{LINE}‹Enter›"
             ]
-            assert {view["kind"] for view in log["views"]} == {"replay"}
+            assert {view["kind"] for view in log["views"]} == {"picture", "replay"}
             plain = proxyd.run_ctl("replay", session)
             assert (plain.code, plain.out) == (2, "")
             assert f"proxyctl screenshot {session[:8]}" in plain.err

@@ -45,6 +45,11 @@ class Screen:
         """How many frames and rectangles could not be read."""
         return self._faults + self._inputs.faults + self._outputs.faults
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the desktop; (0, 0) before there is one."""
+        return (self._canvas.width, self._canvas.height) if self._canvas else (0, 0)
+
     def feed(self, record: Record) -> list[Area]:
         """Take the next record; gives what it painted, all of the desktop when its size changed."""
         if frames.is_session(record):

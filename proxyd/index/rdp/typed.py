@@ -83,18 +83,31 @@ def _waits(stroke: Keystroke) -> bool:
     return not stroke.text and _ACCENT.fullmatch(stroke.name) is not None
 
 
+class Lines:
+    """Puts presses together to lines as they come."""
+
+    def __init__(self) -> None:
+        self._line: _Open | None = None
+
+    def feed(self, stroke: Keystroke) -> list[Line]:
+        """Take a press; gives the lines that ended."""
+        if _waits(stroke):
+            return []
+        ended = [] if self._line is None or self._line.fits(stroke) else self.end()
+        self._line = self._line or _Open(stroke)
+        if self._line.take(stroke):
+            ended += self.end()
+        return ended
+
+    def end(self) -> list[Line]:
+        """End the line that is being typed, if there is one."""
+        line, self._line = self._line, None
+        return [line.done()] if line else []
+
+
 def lines(strokes: Iterable[Keystroke]) -> Iterator[Line]:
     """Yield what was typed line by line, in order."""
-    line: _Open | None = None
+    open_lines = Lines()
     for stroke in strokes:
-        if _waits(stroke):
-            continue
-        if line is not None and not line.fits(stroke):
-            yield line.done()
-            line = None
-        line = line or _Open(stroke)
-        if line.take(stroke):
-            yield line.done()
-            line = None
-    if line is not None:
-        yield line.done()
+        yield from open_lines.feed(stroke)
+    yield from open_lines.end()

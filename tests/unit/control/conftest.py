@@ -19,10 +19,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from structlog.testing import capture_logs
 
 from proxyd.archive import Archive
-from proxyd.config import Operator
+from proxyd.config import Index, Operator
 from proxyd.control.client import ANSWER_LIMIT, Client, Frames, pack_frame
 from proxyd.control.server import ControlServer
 from proxyd.errors import ConfigError, Denied
+from proxyd.indexing.pool import Indexer
 from proxyd.recorder.catalog import Catalog
 from proxyd.recorder.keys import Signer
 from proxyd.recorder.ledger import Ledger
@@ -139,6 +140,7 @@ class Played:
         self.sessions: dict[str, PlayedSession] = {}
         self.registry = SimpleNamespace(list=lambda: list(self.sessions.values()))
         self.recorder = SimpleNamespace(live={})
+        self.indexer = Indexer(Index(enabled=False), SimpleNamespace(reserve_bytes=0))
         self.broken_config = False
         self.reloads = 0
         self.config = SimpleNamespace(

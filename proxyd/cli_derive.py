@@ -1,0 +1,173 @@
+"""Derives from one recording in the operator's own process what the daemon derives of live ones.
+
+Rule 1: what decodes is the program the daemon's pool runs (proxyd.index.main), and is believed nothing but answers of the
+        right shape; without one there is one clear sentence.
+Rule 2: it gets records and nothing else: no key, no environment, no standard error; it is killed when it is silent for
+        SILENT_S, and when whoever asks is interrupted.
+Rule 3: one question is asked at a time, and its answer read before the next: nobody waits for each other for ever.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from proxyd.cli_decoder import FAILED, Drawn, Undecoded, require
+from proxyd.errors import FormatError
+from proxyd.indexing.child import ARGV, READ_BYTES, environment
+from proxyd.indexing.frames import (
+    Begin,
+    ChildFrames,
+    Failed,
+    Fed,
+    Feed,
+    Finish,
+    FromChild,
+    Hello,
+    Look,
+    Shown,
+    pack,
+)
+from proxyd.recorder.hub import pack_batch
+from proxyd.recorder.record import Record
+from proxyd.recorder.reel import weigh
+from proxyd.recorder.sidecar import Item, Keyframe, inflated
+
+SILENT_S: Final = 120.0  # for one batch; the decoder's own limit is half of it, of work
+BATCH_BYTES: Final = 256 << 10  # of records sent at once
+PROTOCOL: Final = "rdp"
+NUMBER: Final = 1  # of the one session
+
+
+def draw_from(keyframe: Keyframe, records: Iterable[Record]) -> Drawn:
+    """Draw the screen behind the last of these records, which follow the keyframe. Raises Undecoded."""
+    with Decoder(keyframe) as decoder:
+        for _ in decoder.fed(records):
+            pass
+        shown = decoder.picture()
+    if not shown.patches:
+        raise Undecoded(FAILED)
+    try:
+        rgb = inflated(shown.patches[0].rgb, shown.width * shown.height * 3)
+    except FormatError:
+        raise Undecoded(FAILED) from None
+    return Drawn(shown.width, shown.height, png_of(shown.width, shown.height, rgb), decoder.faults)
+
+
+def png_of(width: int, height: int, rgb: bytes) -> bytes:
+    """Write pixels as PNG."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.frombytes("RGB", (width, height), rgb).save(file, "PNG")
+    return file.getvalue()
+
+
+class Decoder:
+    """A decoder of one session at work; `seq` is the last record it read, `faults` what it could not read."""
+
+    def __init__(self, keyframe: Keyframe | None = None) -> None:
+        self.seq = self.at_us = self.faults = 0
+        self._keyframe = keyframe
+        self._frames = ChildFrames()
+
+    def __enter__(self) -> Self:
+        """Start it; raises Undecoded."""
+        require()
+        self._process = subprocess.Popen(
+            ARGV,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # Rust says there what it panics at, which is nobody's error
+            env=environment(),
+            cwd="/",
+        )
+        try:
+            self._greeted()
+            self._send(Begin(NUMBER, PROTOCOL, self._keyframe))
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def fed(self, records: Iterable[Record]) -> Iterator[list[Item]]:
+        """Have records read, and yield what is derived of each batch. Raises Undecoded, and what `records` raises."""
+        for batch in _batches(records):
+            self._send(Feed(NUMBER, pack_batch(batch)))
+            yield self._derived()
+
+    def finish(self) -> list[Item]:
+        """Give what is derived at the end; raises Undecoded."""
+        self._send(Finish(NUMBER))
+        return self._derived()
+
+    def picture(self) -> Shown:
+        """Give the whole picture as it is now; raises Undecoded."""
+        self._send(Look(NUMBER, on=True))
+        answer = self._answer()
+        if not isinstance(answer, Shown) or not answer.whole or len(answer.patches) > 1:
+            raise Undecoded(FAILED)
+        return answer
+
+    def _greeted(self) -> None:
+        if not isinstance(self._answer(), Hello):
+            raise Undecoded(FAILED)
+
+    def _derived(self) -> list[Item]:
+        answer = self._answer()
+        if not isinstance(answer, Fed):
+            raise Undecoded(FAILED)
+        self.seq, self.at_us, self.faults = answer.seq, answer.at_us, answer.faults
+        return [Item(*item) for item in answer.items]
+
+    def _send(self, frame: Begin | Feed | Finish | Look) -> None:
+        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
+        try:
+            self._process.stdin.write(pack(frame))
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise Undecoded(FAILED) from None
+
+    def _answer(self) -> FromChild:
+        """Wait for the one frame that answers; raises Undecoded."""
+        assert self._process.stdout is not None  # noqa: S101 - it is a pipe
+        while True:
+            ready, _, _ = select.select([self._process.stdout], [], [], SILENT_S)
+            data = os.read(self._process.stdout.fileno(), READ_BYTES) if ready else b""
+            if not data:
+                raise Undecoded(FAILED)
+            try:
+                frames = self._frames.feed(data)
+            except FormatError:
+                raise Undecoded(FAILED) from None
+            if len(frames) > 1 or (frames and isinstance(frames[0], Failed)):
+                raise Undecoded(FAILED)
+            if frames:
+                return frames[0]
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def _batches(records: Iterable[Record]) -> Iterator[Sequence[Record]]:
+    batch: list[Record] = []
+    size = 0
+    for record in records:
+        batch.append(record)
+        size += weigh(record.body)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

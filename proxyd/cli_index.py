@@ -1,0 +1,146 @@
+"""`proxyd index`: makes what is derived of recordings anew, from the recordings, with the identity that opens them.
+
+Rule 1: the recording is read, never written; a sidecar gets its name when it is whole, and replaces what was there.
+Rule 2: a sidecar that is whole, of this session and of this version stays, unless --force says otherwise.
+Rule 3: a recording that can't be read is told, and the others are still done; the status then says that not all is well.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from proxyd.cli_app import Command, Run, take_config
+from proxyd.cli_output import FAILED, Column, size
+from proxyd.cli_recordings import recording_at, take_identity
+from proxyd.errors import ConfigError, FormatError, ProxydError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from proxyd.recorder.replay import Recording
+
+
+class Done(NamedTuple):
+    """What became of one recording's index; `result` is made, whole, skipped or failed."""
+
+    session: str
+    result: str
+    text: str = ""
+    bytes: int = 0
+    faults: int = 0
+
+
+@click.command(cls=Command, short_help="Make the index of recordings anew.")
+@click.argument("what", required=False, metavar="[SESSION|PATH]")
+@click.option(
+    "--all", "everything", is_flag=True, help="Every ended recording that has none, or a damaged one."
+)
+@click.option("--force", is_flag=True, help="Also where it is whole.")
+@take_identity
+@take_config
+@click.pass_obj
+def index(run: Run, what: str | None, *, everything: bool, force: bool, identity: Path | None) -> None:
+    """Make what is derived of recordings anew: pictures to seek by, keystrokes, heat map, spans of sound.
+
+    The daemon makes it while a session lives; this is for what was deleted, damaged, or not finished. It needs the
+    identity that opens recordings, as replaying does, and no daemon.
+    """
+    from proxyd.cli_decoder import require
+    from proxyd.recorder import store
+
+    if (what is None) is not everything:
+        raise click.UsageError("name one SESSION or PATH, or say --all")
+    require()
+    recording = run.config().recording
+    key = identity or recording.identity
+    if key is None:
+        raise ConfigError(
+            "a recording opens only with its identity file: name it with --identity", run.find_config()
+        )
+    root = recording.directory
+    folders = [recording_at(what, root)] if what is not None else list(store.recordings(root))
+    done = list(_each(run, folders, key, force=force))
+    _report(run, done)
+    if any(one.result == "failed" for one in done):
+        sys.exit(FAILED)
+
+
+def _each(run: Run, folders: list[Path], key: Path, *, force: bool) -> Iterator[Done]:
+    """Do one after the other, and show how far it is."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    shown = Console(stderr=True)
+    quiet = run.output.json or not shown.is_terminal
+    with Progress(*columns, TimeRemainingColumn(), console=shown, disable=quiet, transient=True) as progress:
+        for folder in folders:
+            task = progress.add_task(folder.name, total=1.0)
+            try:
+                yield _one(folder, key, progress, task, force=force)
+            except (ProxydError, OSError) as error:
+                yield Done(folder.name, "failed", str(error))
+            progress.remove_task(task)
+
+
+def _one(folder: Path, key: Path, progress: Progress, task: TaskID, *, force: bool) -> Done:
+    from proxyd.indexing.pool import PROTOCOLS
+    from proxyd.recorder.replay import Recording
+    from proxyd.recorder.sidecar import path_of
+
+    recording = Recording.open(folder, key)
+    protocol = str(recording.meta.get("protocol", ""))
+    if protocol not in PROTOCOLS:
+        return Done(folder.name, "skipped", f"nothing is derived of {protocol or 'such'} sessions")
+    if recording.manifest is not None and recording.manifest.state == "open":
+        return Done(
+            folder.name,
+            "skipped",
+            "the session is live, or its recording not yet recovered: the daemon does it",
+        )
+    why = "it was asked for"
+    if not force:
+        try:
+            for _ in recording.sidecar().items():
+                continue
+            return Done(folder.name, "whole", "", path_of(folder).stat().st_size)
+        except FormatError as error:
+            why = str(error) if path_of(folder).exists() else "there was none"
+    return _made(recording, progress, task, why)
+
+
+def _made(recording: Recording, progress: Progress, task: TaskID, why: str) -> Done:
+    """Read the recording to a decoder, and write what comes back."""
+    from proxyd.cli_derive import Decoder
+    from proxyd.recorder.sidecar import Writer
+
+    with Decoder() as decoder:
+        writer = Writer(recording.path, recording.path.name, recording.dek)
+        try:
+            for items in decoder.fed(recording.records()):
+                writer.add(items)
+                progress.update(task, completed=decoder.at_us / max(recording.duration_us, 1))
+            writer.add(decoder.finish())
+            writer.finish()
+        finally:
+            writer.abandon()
+        return Done(recording.path.name, "made", why, writer.size, decoder.faults)
+
+
+def _report(run: Run, done: list[Done]) -> None:
+    if run.output.json:
+        run.output.document({"indexes": [one._asdict() for one in done]})
+        return
+    columns = [
+        Column("RESULT", lambda row: row["result"]),
+        Column("SESSION", lambda row: row["session"]),
+        Column("SIZE", lambda row: size(row["bytes"]) if row["bytes"] else "", keep=5, right=True),
+        Column("UNREAD", lambda row: row["faults"] or "", keep=3, right=True),
+        Column("WHY", lambda row: row["text"], keep=4),
+    ]
+    run.output.table(columns, [one._asdict() for one in done], "No recordings.")
