@@ -1,14 +1,9 @@
-"""ssh-audit on the front: no failure, and no warning but about algorithms that are not post-quantum.
-
-ssh-audit lives in a venv of its own, made once and kept under build/: its dependencies are not ours.
-"""
+"""ssh-audit on the front: no failure, and no warning but about algorithms that are not post-quantum."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,33 +12,18 @@ import pytest
 
 from tests.e2e.lab import Lab
 from tests.peers.endpoint import HOST
+from tests.peers.toolbox import installed
 
 pytestmark = [pytest.mark.mission("M11"), pytest.mark.timeout(240)]
 
 VERSION = "3.9.0"
-HOME = Path(__file__).parents[2] / "build" / f"ssh-audit-{VERSION}"
 ALLOWED_WARNING = "does not provide protection against post-quantum attacks"
 
 
 @pytest.fixture(scope="session")
 def ssh_audit() -> Path:
     """The program; installed when it is not there yet."""
-    program = HOME / "bin" / "ssh-audit"
-    HOME.parent.mkdir(exist_ok=True)
-    with (HOME.parent / "ssh-audit.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two workers install one
-        if not program.exists():
-            subprocess.run([sys.executable, "-m", "venv", HOME], check=True, timeout=120)
-            done = subprocess.run(
-                [HOME / "bin" / "pip", "install", "-q", f"ssh-audit=={VERSION}"],
-                capture_output=True,
-                text=True,
-                timeout=120,
-                check=False,
-            )
-            if done.returncode:
-                pytest.skip(f"ssh-audit can't be installed here: {done.stderr.strip()[-200:]}")
-    return program
+    return installed("ssh-audit", VERSION)
 
 
 def audit(program: Path, port: int, *options: str) -> subprocess.CompletedProcess[str]:
