@@ -15,7 +15,7 @@ DEBS := openssh-server openssh-client putty-tools dropbear-bin rsync git strace 
         postgresql postgresql-client mariadb-server mariadb-client \
         libpostgresql-jdbc-java libmariadb-java default-jdk-headless \
         xrdp xorgxrdp freerdp2-x11 freerdp2-shadow-x11 winpr-utils rdesktop xvfb xdotool xclip x11-apps x11-xserver-utils xterm \
-        pulseaudio pulseaudio-utils fonts-dejavu-core
+        pulseaudio pulseaudio-utils fonts-dejavu-core nmap
 
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never

@@ -174,7 +174,7 @@ def _target_trust(where: str, target: Target) -> Iterator[Finding]:
     if target.tls == "off" and target.host not in LOOPBACK:
         text = "is off: passwords and statements cross the network as anyone there can read them"
         yield Finding("warning", f"{where}.tls", text)
-    elif target.tls == "require":
+    elif target.tls == "require" and not target.tls_pins:
         yield Finding("warning", f"{where}.tls", "is require: whoever answers at its address is believed")
     try:
         target_tls(target)

@@ -24,6 +24,7 @@ from proxyd.config_values import (
     DAY_MINUTES,
     OPERATOR_ROLES,
     Address,
+    CertificatePin,
     Chain,
     Channel,
     Count,
@@ -306,6 +307,9 @@ class Target(_Section, frozen=True, kw_only=True):
         "verify-full"  # databases and RDP; as libpq's sslmode
     )
     tls_ca: Existing | None = None  # default: the system's
+    tls_pins: list[
+        CertificatePin
+    ] = []  # SHA-256 of certificates: one of these, and `tls` and `tls_ca` do not count
     statements: Literal["full", "literals-masked", "fingerprint", "off"] = "full"
     parameters: Literal["values", "types", "hash", "off"] = "values"
     mask_errors: bool = False  # quoted values in the target's error messages
@@ -431,6 +435,8 @@ def _check_consistency(config: Config, reader: Reader) -> None:
     for name, target in config.targets.items():
         for login, account in target.accounts.items():
             _check_account(account, ("targets", name, "accounts", login), reader)
+        if target.tls_pins and target.tls == "off":
+            reader.fail(("targets", name, "tls_pins"), "are of certificates, and its tls is off")
         if target.protocol == "rdp" and target.tls == "off":
             reader.fail(("targets", name, "tls"), "is off, and RDP is never used without TLS")
     for place, operator in enumerate(config.control.operators):

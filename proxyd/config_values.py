@@ -204,6 +204,13 @@ def _nt_hash(value: str, _: Path) -> str:
     return value
 
 
+def _certificate_pin(value: str, _: Path) -> str:
+    digits = value.replace(":", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", digits):
+        raise ValueError("expected the SHA-256 of a certificate, 64 digits of hex, with colons or without")
+    return digits
+
+
 def _regex(value: str, _: Path) -> str:
     try:
         re.compile(value)
@@ -254,6 +261,7 @@ StatementKind = Annotated[str, Check(one_of(STATEMENT_KINDS))]
 ScramVerifier = Annotated[str, Check(_scram)]
 MysqlNative = Annotated[str, Check(_mysql_native)]
 MariadbEd25519 = Annotated[str, Check(_ed25519)]
+CertificatePin = Annotated[str, Check(_certificate_pin)]
 NtHash = Annotated[str, Check(_nt_hash)]
 Recipient = Annotated[str, Check(_recipient)]
 TimeZone = Annotated[str, Check(_zone)]

@@ -1,7 +1,8 @@
 """TLS of the database protocols and RDP: what the fronts show, and how a target's certificate is checked.
 
 Rule 1: nothing below TLS 1.2, on either side.
-Rule 2: a target is checked as its `tls` says, by the words of libpq's sslmode; the default is the whole check.
+Rule 2: a target is checked as its `tls` says, by the words of libpq's sslmode; the default is the whole check. Where
+        certificates are pinned it shows one of these, and nothing else counts.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import trio
 
 from proxyd.config import DatabaseListen
 from proxyd.errors import ConfigError, TargetError
+from proxyd.tls import Pinned
 
 if TYPE_CHECKING:
     from proxyd.config import Target, TlsListen
@@ -47,8 +49,10 @@ def target_tls(target: Target) -> TargetTls | None:
     """Make what a handshake with the target needs, None where it is off; reads files. Raises ConfigError."""
     if target.tls == "off":
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = Pinned.to(target.tls_pins) if target.tls_pins else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if target.tls_pins:
+        return TargetTls(context, target.host)
     context.check_hostname = target.tls == "verify-full"
     if target.tls == "require":
         context.verify_mode = ssl.CERT_NONE

@@ -26,6 +26,15 @@ class TargetError(ProxydError):
     """The target broke its protocol, or showed a key or certificate that is not the pinned one."""
 
 
+class TargetUntrusted(TargetError):
+    """The target showed a certificate that can't be verified, or is not the pinned one: a finding of this code (M11)."""
+
+    def __init__(self, text: str, *, changed: bool = False) -> None:
+        super().__init__(text)
+        self.code = "certificate-changed" if changed else "certificate-untrusted"
+        self.severity = "critical" if changed else "high"
+
+
 class TargetUnreachable(TargetError):
     """Nothing usable answers at the target's address within the deadline."""
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 
 import trio
 
-from proxyd.errors import ClientError, ProxydError, TargetError
-from proxyd.tls import Tls
+from proxyd.errors import ClientError, ProxydError, TargetError, TargetUntrusted
+from proxyd.tls import NotPinned, Tls
 
 HANDSHAKE_READ = 16 * 1024  # a ClientHello or a flight of certificates in one read
 
@@ -30,6 +30,11 @@ class Side(enum.Enum):
     def fault(self, what: str) -> ProxydError:
         """Give the error that says "the client ..." or "the target ..."."""
         return (ClientError if self is Side.CLIENT else TargetError)(f"the {self.value} {what}")
+
+    def untrusted(self, why: str) -> ProxydError:
+        """Give the error for a certificate that could not be verified."""
+        text = f"the {self.value} showed a certificate that is not trusted: {why}"
+        return ClientError(text) if self is Side.CLIENT else TargetUntrusted(text)
 
 
 async def read_preamble(
@@ -65,13 +70,18 @@ async def shake_hands(sock: socket.socket, tls: Tls, *, side: Side, seconds: flo
                 if not (data := await _receive(sock, HANDSHAKE_READ, side)):
                     raise side.fault("closed the connection inside its TLS handshake")
             early = tls.decrypt(b"")
+        except NotPinned as error:
+            shown = error.shown.upper()
+            digits = ":".join(shown[at : at + 2] for at in range(0, len(shown), 2))
+            raise TargetUntrusted(
+                f"the target showed a certificate that is not the pinned one; its SHA-256 is {digits}",
+                changed=True,
+            ) from error
         except ssl.SSLError as error:
             with contextlib.suppress(OSError):
                 sock.send(tls.outgoing())  # the alert, tried once: the handshake is over either way
             if isinstance(error, ssl.SSLCertVerificationError):
-                raise side.fault(
-                    f"showed a certificate that is not trusted: {error.verify_message}"
-                ) from error
+                raise side.untrusted(error.verify_message) from error
             raise side.fault(f"failed the TLS handshake: {error.reason}") from error
         await _send(sock, tls.outgoing(), side)
     return early

@@ -19,7 +19,7 @@ import trio
 
 from proxyd import __version__, log, metrics
 from proxyd.characters import visible
-from proxyd.errors import ClientError, Denied, Dropped, ProxydError, RecordingFailed
+from proxyd.errors import ClientError, Denied, Dropped, ProxydError, RecordingFailed, TargetUntrusted
 from proxyd.gate import RESTORED, REVOKED, Gate, Settled
 from proxyd.recorder.database import CatalogError
 from proxyd.recorder.record import Kind
@@ -379,6 +379,8 @@ async def opened(core: Core, login: Login, permit: Permit, protocol: str) -> Asy
         async with _timed(session):
             yield session
     except ProxydError as error:
+        if isinstance(error, TargetUntrusted):
+            session.finding(error.code, error.severity, f"{session.target}: {error}")
         session.end(Ending(_reason(error), error=str(error)))
         raise
     except Exception:

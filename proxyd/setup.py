@@ -411,6 +411,8 @@ WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrm
 # Databases, RDP: how TLS to it is checked, as libpq's sslmode ("verify-full", "verify-ca", "require", "off"), by which CA.
 #tls = "verify-full"
 #tls_ca = "keys/tls.crt"
+# In place of both: the SHA-256 of its certificate, as a self-signed one of a Windows host needs it; two while it changes.
+#tls_pins = ["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"]
 # What is kept of a statement: "full" (secrets masked), "literals-masked", "fingerprint", "off"; and of its parameters:
 # "values", "types", "hash", "off". Rows never are.
 #statements = "full"

@@ -12,13 +12,37 @@ tickets, key updates) is in `outgoing`, and the caller sends it, also after they
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import ssl
+from collections.abc import Collection
 
 READ_SIZE = 16 * 1024  # the largest TLS record carries this much, and one read never gives more
 RECORD_BYTES = 8 * 1024
 """What a record of ours carries at most, as a PostgreSQL server's: libpq reads 8 KiB or more at a time and asks the socket
 before it reads again, so the rest of a larger record would wait in its TLS for bytes that never come (measured: psycopg's
 asyncio connections hang)."""
+
+
+class Pinned(ssl.SSLContext):
+    """A client's context that trusts certificates by their SHA-256 alone, in hex, whoever signed them for whatever name."""
+
+    pins: frozenset[str]
+
+    @classmethod
+    def to(cls, pins: Collection[str]) -> Pinned:
+        """Make one that trusts these certificates."""
+        context = cls(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.pins = frozenset(pins)
+        return context
+
+
+class NotPinned(ssl.SSLError):
+    """The peer's certificate is not one of the pinned; `shown`: its SHA-256, as people compare it."""
+
+    def __init__(self, shown: str) -> None:
+        super().__init__("the certificate is not a pinned one")
+        self.shown = shown
 
 
 class Tls:
@@ -29,15 +53,23 @@ class Tls:
         self._ssl = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
+        self._pins = context.pins if isinstance(context, Pinned) else None
         self.ended = False  # the peer's close_notify has been read: nothing more will come
 
     def shake(self, data: bytes = b"") -> bool:
-        """Go on with the handshake; True once it is done. Cleartext behind it comes from `decrypt(b"")`."""
+        """Go on with the handshake; True once it is done. Cleartext behind it comes from `decrypt(b"")`.
+
+        Raises NotPinned before anything of ours can be sent, under a context that is Pinned.
+        """
         self._incoming.write(data)
         try:
             self._ssl.do_handshake()
         except ssl.SSLWantReadError:
             return False
+        if self._pins is not None:
+            shown = hashlib.sha256(self.peer_certificate or b"").hexdigest()
+            if shown not in self._pins:
+                raise NotPinned(shown)
         return True
 
     def decrypt(self, data: bytes) -> bytes:

@@ -529,3 +529,26 @@ def test_an_nt_hash_is_one(write) -> None:
     _, text = refusal(write(f'[users.ann]\nnt_hash = "{good.upper()}"\n'))
     assert text.startswith("users.ann.nt_hash: expected an NT hash")
     assert good[5:].upper() not in text
+
+
+def test_a_pinned_certificate_is_its_sha_256(write) -> None:
+    target = '[targets.desk]\nprotocol = "rdp"\naddress = "h:3389"\naccounts.a.password = "env:P"\n'
+    pins = f'tls_pins = ["{"AB:" * 31}AB", "{"cd" * 32}"]\n'
+    (desk,) = config.load(write(target.replace("accounts", pins + "accounts"))).targets.values()
+    assert desk.tls_pins == ["ab" * 32, "cd" * 32]
+    for wrong in ("ab" * 31, "xy" * 32, "ab" * 20):
+        _, text = refusal(write(target.replace("accounts", f'tls_pins = ["{wrong}"]\naccounts')))
+        assert text.startswith("targets.desk.tls_pins[0]: expected the SHA-256 of a certificate")
+    off = target.replace("rdp", "mysql").replace("accounts", f'tls = "off"\n{pins}accounts')
+    _, text = refusal(write(off))
+    assert text == "targets.desk.tls_pins: are of certificates, and its tls is off"
+
+
+def test_what_rdp_files_call_the_proxy_is_an_address(write) -> None:
+    write("").with_name("tls.pem").touch()
+    front = '[listen.rdp]\ncertificate = "tls.pem"\nkey = "tls.pem"\n'
+    assert config.load(write(front)).listen.rdp.public == ""
+    named = config.load(write(front + 'public = "proxy.example:3389"\n'))
+    assert named.listen.rdp.public == "proxy.example:3389"
+    _, text = refusal(write(front + 'public = "proxy.example"\n'))
+    assert text == 'listen.rdp.public: expected "host:port"'

@@ -95,7 +95,7 @@ def test_the_examples_work_when_uncommented(made: setup.Made) -> None:
     permit = Access(loaded, lambda: monday_noon).authorize("alice", "root", "web1", "10.1.2.3")
     assert "local-forward" in permit.channels
     web1 = msgspec.structs.replace(
-        loaded.targets["web1"], name="", host_keys=[], known_hosts=None, tls_ca=None, accounts={}
+        loaded.targets["web1"], name="", host_keys=[], known_hosts=None, tls_ca=None, tls_pins=[], accounts={}
     )
     assert web1 == config.Target(address="web1.example:22", description="the shop")
 

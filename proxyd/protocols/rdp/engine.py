@@ -100,6 +100,10 @@ class RdpEngine:
     @staticmethod
     def _joined(session: Session, client: Stream, target: back.Back, wants: Wants) -> Conduit:
         """Put on the tape how the session was negotiated, and join the two sides."""
+        chosen = session.permit.target
+        if chosen.tls == "require" and not chosen.tls_pins:
+            text = f"{chosen.name} is believed whatever certificate it shows: its tls is require."
+            session.finding("certificate-unchecked", "medium", text)
         core = gcc.client_core(wants.blocks)
         names = [channel.name for channel in gcc.channels(wants.blocks)]
         numbered = numbers(names, target.user, target.io, target.channels)
