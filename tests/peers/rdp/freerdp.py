@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
+import subprocess
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,10 +28,20 @@ WORDS = re.compile(r"\bERR(?:CONNECT|INFO)_[A-Z0-9_]+")
 END_S = 30.0
 
 
-class Client:
-    """A client program on its own display; `screen` is what its user sees and the keys they press."""
+def plays(program: str) -> bool:
+    """Whether a FreeRDP was built with PulseAudio; one without ends when it is asked to play there."""
+    done = subprocess.run([program, "/buildconfig"], capture_output=True, text=True, timeout=30, check=False)
+    return "WITH_PULSE=OFF" not in done.stdout + done.stderr
 
-    def __init__(self, directory: Path, size: tuple[int, int]) -> None:
+
+class Client:
+    """A client program on its own display; `screen` is what its user sees and the keys they press.
+
+    `sink` is where it plays (`Ear.env`).
+    """
+
+    def __init__(self, directory: Path, size: tuple[int, int], sink: dict[str, str] | None) -> None:
+        self._sink = sink or {}
         self.directory = directory
         self.size = size
         self.home = directory / "home"
@@ -61,6 +73,14 @@ class Client:
         """Wait for the program's own end; gives its exit status."""
         return self._running().wait(within_s)
 
+    def close(self) -> None:
+        """End the program, as closing its window does, and its display."""
+        self._stack.close()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the program a signal; stopped, it neither reads nor paints."""
+        self._running().popen.send_signal(number)
+
     def _running(self) -> Process:
         assert self._process is not None, "not started"
         return self._process
@@ -70,9 +90,6 @@ class Client:
 
     def _answers(self) -> str:
         return ""
-
-    def _env(self) -> dict[str, str]:
-        return {}
 
     def __enter__(self) -> Self:
         self.home.mkdir(parents=True, exist_ok=True)
@@ -86,7 +103,7 @@ class Client:
                 Process(
                     self._argv(),
                     log=self.directory / "log",
-                    env={**self._xvfb.env, **config, **self._env()},
+                    env={**self._xvfb.env, **config, **self._sink},
                     cwd=self.home,
                     stdin=answers,
                 )
@@ -121,18 +138,14 @@ class FreeRdp(Client):
         sink: dict[str, str] | None = None,
         program: str = XFREERDP,
     ) -> None:
-        super().__init__(directory, size)
+        super().__init__(directory, size, sink)
         width, height = size
         trust = f"fingerprint:sha256:{fingerprint}" if fingerprint else "ignore"
         self._words = [program, f"/v:{HOST}:{port}", f"/u:{user}", f"/p:{password}", f"/sec:{security}",
                        f"/cert:{trust}", f"/size:{width}x{height}", "/bpp:32", "/log-level:INFO", *options]  # fmt: skip
-        self._sink = sink or {}
 
     def _argv(self) -> list[str]:
         return self._words
-
-    def _env(self) -> dict[str, str]:
-        return self._sink
 
 
 class Opened(Client):
@@ -170,8 +183,9 @@ class RDesktop(Client):
         *,
         size: tuple[int, int] = SIZE,
         options: tuple[str, ...] = (),
+        sink: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(directory, size)
+        super().__init__(directory, size, sink)
         width, height = size
         self._words = [RDESKTOP, "-u", user, "-p", password, "-g", f"{width}x{height}", "-a", "32", *options,
                        f"{HOST}:{port}"]  # fmt: skip

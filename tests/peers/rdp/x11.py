@@ -11,6 +11,9 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from operator import ne
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +21,11 @@ from typing import NamedTuple, Self
 
 from tests.peers.process import Process, eventually
 
-PROGRAMS = ("Xvfb", "xdotool", "xwd", "xsetroot", "xterm")
+PROGRAMS = ("Xvfb", "xclip", "xdotool", "xwd", "xsetroot", "xterm")
 INSTALLED = all(map(shutil.which, PROGRAMS))
 SIZE = (1024, 768)
 START_S = 30.0
+OWNER_S = 3.0  # for whoever owns a selection to give it
 ACT_S = 30.0  # the longest one xdotool or xwd may take on a busy machine
 KEY_MS = 12  # between two keys: faster than a person, slow enough for clients that poll
 XWD_HEADER = struct.Struct(">25I")  # XWDFileHeader, X11/XWDFile.h
@@ -32,6 +36,42 @@ DARK, LIGHT = "#204060", "white"
 TITLE = "target"  # of the terminal every server shows
 TERMINAL = ("-title", TITLE, "-geometry", "100x40+20+20", "-fn", "fixed", "-bg", LIGHT, "-fg", "black", "+bc")
 IN_TERMINAL = (300, 300)  # a place inside that terminal
+FIRST_BUTTON = 1 << 8  # Button1Mask, X11/X.h
+OPEN = """
+import ctypes, sys
+x11 = ctypes.CDLL("libX11.so.6")
+x11.XOpenDisplay.restype = ctypes.c_void_p
+x11.XDefaultRootWindow.restype = ctypes.c_ulong
+display = ctypes.c_void_p(x11.XOpenDisplay(None))
+assert display.value, "the display can't be opened"
+"""
+KEYMAP = f"""{OPEN}
+keys = ctypes.create_string_buffer(32)
+x11.XQueryKeymap(display, keys)
+sys.stdout.buffer.write(keys.raw)
+"""
+POINTER = f"""{OPEN}
+root, child = ctypes.c_ulong(), ctypes.c_ulong()
+x, y, mask, near = (ctypes.c_int() for _ in range(4))
+at = [ctypes.byref(one) for one in (root, child, x, y, near, near, mask)]
+x11.XQueryPointer(display, ctypes.c_ulong(x11.XDefaultRootWindow(display)), *at)
+print(x.value, y.value, mask.value)
+"""
+
+
+IMAGE = f"""{OPEN}
+class Image(ctypes.Structure):  # the beginning of XImage, X11/Xlib.h
+    _fields_ = [(name, ctypes.c_int) for name in ("width", "height", "xoffset", "format")]
+    _fields_ += [("data", ctypes.c_void_p)]
+    _fields_ += [(name, ctypes.c_int) for name in ("byte_order", "unit", "bit_order", "pad", "depth", "stride", "bits")]
+
+x11.XGetImage.restype = ctypes.POINTER(Image)
+width, height = map(int, sys.argv[1:])
+root = ctypes.c_ulong(x11.XDefaultRootWindow(display))
+image = x11.XGetImage(display, root, 0, 0, width, height, ctypes.c_ulong(-1 & (1 << 64) - 1), 2).contents
+assert (image.bits, image.byte_order, image.stride) == (32, 0, 4 * width), (image.bits, image.byte_order, image.stride)
+sys.stdout.buffer.write(ctypes.string_at(image.data, image.stride * height))
+"""
 
 
 class Picture(NamedTuple):
@@ -66,10 +106,14 @@ def _picture(dump: bytes) -> Picture:
     assert stride == width * BGRX_BYTES, f"rows with padding: {head}"
     pixels = dump[size + colours * XWD_COLOUR_BYTES :]
     assert len(pixels) == stride * height, f"{len(pixels)} bytes of pixels for {width}x{height}"
-    rgb = bytearray(3 * width * height)
+    return Picture(width, height, _rgb(pixels))
+
+
+def _rgb(pixels: bytes) -> bytes:
+    rgb = bytearray(3 * len(pixels) // BGRX_BYTES)
     for at in range(3):
         rgb[at::3] = pixels[2 - at :: BGRX_BYTES]
-    return Picture(width, height, bytes(rgb))
+    return bytes(rgb)
 
 
 class Screen:
@@ -99,7 +143,14 @@ class Screen:
 
     def picture(self) -> Picture:
         """Give what the display shows now, without the pointer."""
-        return _picture(self._run("xwd", "-root", "-silent"))
+        dump = self._run("xwd", "-root", "-silent")
+        if XWD_HEADER.unpack_from(dump)[11] == BGRX_BYTES * 8:
+            return _picture(dump)
+        width, height = map(int, self._run("xdotool", "getdisplaygeometry").split())  # FreeRDP 3's window: a
+        pixels = self._run(
+            sys.executable, "-c", IMAGE, str(width), str(height)
+        )  # visual xwd reads in a way of its own
+        return Picture(width, height, _rgb(pixels))
 
     def colour(self, name: str) -> None:
         """Paint the root window, which also gives a display without a window manager something to show."""
@@ -139,6 +190,40 @@ class Screen:
         """Type a line and Return."""
         self.type(line)
         self.key("Return")
+
+    @contextmanager
+    def offering(self, text: str, directory: Path) -> Iterator[None]:
+        """Own the clipboard with a text while inside; `directory` keeps xclip's log."""
+        kept = directory / f"clipboard{self.number}"
+        kept.write_text(text)
+        argv = ["xclip", "-quiet", "-selection", "clipboard", "-i", str(kept)]
+        with Process(argv, log=directory / "xclip.log", env=self.env):
+            yield
+
+    def selected(self, selection: str = "clipboard") -> str:
+        """Give the text that would be pasted, empty when there is none; asked of who owns it."""
+        argv = ["xclip", "-selection", selection, "-t", "UTF8_STRING", "-o"]
+        try:
+            done = subprocess.run(
+                argv, env={**os.environ, **self.env}, capture_output=True, timeout=OWNER_S, check=False
+            )
+        except subprocess.TimeoutExpired:  # its owner does not answer
+            return ""
+        return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
+
+    def button(self, *, down: bool) -> None:
+        """Press the pointer's first button where it is, or let it go."""
+        self._run("xdotool", "mousedown" if down else "mouseup", "1")
+
+    def pointer(self) -> tuple[int, int, bool]:
+        """Give where the pointer is and whether its first button is down, as the server itself has it."""
+        x, y, mask = map(int, self._run(sys.executable, "-c", POINTER).split())
+        return x, y, bool(mask & FIRST_BUTTON)
+
+    def down(self) -> list[int]:
+        """Give the codes of the keys that are down, as the server itself has it (XQueryKeymap)."""
+        bits = self._run(sys.executable, "-c", KEYMAP)
+        return [code for code in range(8 * len(bits)) if bits[code >> 3] >> (code & 7) & 1]
 
     def windows(self, name: str) -> list[str]:
         """Give the ids of the visible windows whose title matches a regular expression."""
