@@ -25,11 +25,13 @@ from proxyd.protocols.rdp.clipboard import CF_UNICODETEXT, ClipType
 from proxyd.protocols.rdp.fastpath import Fragment, Update
 from proxyd.protocols.rdp.share import Control, ControlKind, DataKind
 from proxyd.protocols.rdp.updates import BitmapFlag, UpdateType
-from proxyd.protocols.rdp.wire import WireError, is_fast_path
+from proxyd.protocols.rdp.wire import WireError, is_fast_path, u16
 from proxyd.recorder.record import Kind, Record
 
 _HEAD: Final = Struct("<QHQ")
 MAX_BODY: Final = 0x7000  # of an update in one frame: with its heads it is shorter than a frame may be
+_UPDATE_HEAD: Final = 3  # of an update of the fast path
+_LENGTH: Final = slice(12, 14)  # of uncompressedLength, behind the share control header, shareId, pad and stream
 _RECTANGLE: Final = 18  # TS_BITMAP_DATA before its pixels
 
 
@@ -93,13 +95,12 @@ class Replay:
 
     def _output(self, frame: bytes) -> Iterator[bytes]:
         """Give a frame of updates as frames without compression, MS-RDPBCGR 2.2.9.1.2."""
-        found = fastpath.parse_output(frame)
         plain = [
             one._replace(compression=0, data=self._inflater.inflate(one.data, one.compression))
-            for one in found
+            for one in fastpath.parse_output(frame)
         ]
-        if not any(one.compression for one in found):
-            yield frame
+        if sum(_UPDATE_HEAD + len(one.data) for one in plain) <= MAX_BODY:
+            yield fastpath.build_output(plain)
             return
         for update in plain:
             for part in _parts(update):
@@ -143,7 +144,7 @@ class Replay:
         body = self._inflater.inflate(message.body, message.compression)
         if message.kind == DataKind.UPDATE:
             for part in _bodies(body):
-                yield share.build_share_data(message._replace(body=part, compression=0))
+                yield _update(message._replace(body=part, compression=0))
 
     def _clip(self, payload: bytes, kind: Kind) -> Iterator[tuple[Type, bytes]]:
         """Give text that was pasted, as PyRDP does; other answers hold no text, and its readers want one."""
@@ -174,6 +175,13 @@ class _Clips:
             self._gathering = Reassembly()
             raise
         return message.data if message is not None and message.whole else None
+
+
+def _update(message: share.ShareData) -> bytes:
+    """Write an Update PDU; PyRDP takes its uncompressedLength to count both headers, as some servers do."""
+    written = bytearray(share.build_share_data(message))
+    written[_LENGTH] = u16(len(written))
+    return bytes(written)
 
 
 def _parts(update: Update) -> Iterator[Update]:

@@ -16,6 +16,7 @@ from tests.peers.endpoint import HOST
 from tests.peers.process import eventually, free_port
 from tests.peers.rdp import freerdp, xrdp
 from tests.peers.rdp.freerdp import FreeRdp
+from tests.peers.rdp.shadow import Shadow
 from tests.peers.rdp.tls import Identity
 from tests.peers.rdp.x11 import IN_TERMINAL, Picture, same
 from tests.peers.rdp.xrdp import Xrdp
@@ -31,7 +32,7 @@ PASSWORD = "Alice's pass"
 LINE = "echo 'Hello [World]!' > typed"
 
 
-def furnished(directory: Path, desktop: Xrdp) -> tuple[Proxyd, Identity, int]:
+def furnished(directory: Path, desktop: Xrdp | Shadow) -> tuple[Proxyd, Identity, int]:
     """Proxyd with one desktop behind it."""
     proxyd, identity, port = Proxyd(directory / "p"), Identity(directory / "front"), free_port()
     identity.key.chmod(0o600)
