@@ -91,12 +91,11 @@ def _one(task: Task, records: Iterable[Record], file: int, tell: Callable[[int],
         feeder = _Feeder(process, records)
         try:
             answer = _written(process, file, tell)
-            if answer is None:
-                feeder.blame()
-            return answer or _Answer()
         finally:
             process.kill()
             feeder.join()
+    feeder.blame()
+    return answer or _Answer()
 
 
 def _written(process: subprocess.Popen[bytes], file: int, tell: Callable[[int], None]) -> _Answer | None:
@@ -155,7 +154,6 @@ class _Feeder(threading.Thread):
 
     def blame(self) -> None:
         """Raise what went wrong with the records, if something did."""
-        self.join()
         if self._error is not None:
             raise self._error
 

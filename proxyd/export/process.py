@@ -115,7 +115,8 @@ class Reel:
 
     def _done(self) -> Made:
         faults = self._desktop.faults + self._audio.faults + (self._film.faults if self._film else 0)
-        return Made(self._pictures, *film_size(*self._size), self._has_sound, faults)
+        width, height = film_size(*self._size) if self._film else (0, 0)
+        return Made(self._pictures, width, height, self._has_sound, faults)
 
     def _take(self, record: Record) -> None:
         if is_session(record):

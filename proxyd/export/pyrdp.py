@@ -31,7 +31,9 @@ from proxyd.recorder.record import Kind, Record
 _HEAD: Final = Struct("<QHQ")
 MAX_BODY: Final = 0x7000  # of an update in one frame: with its heads it is shorter than a frame may be
 _UPDATE_HEAD: Final = 3  # of an update of the fast path
-_LENGTH: Final = slice(12, 14)  # of uncompressedLength, behind the share control header, shareId, pad and stream
+_LENGTH: Final = slice(
+    12, 14
+)  # of uncompressedLength, behind the share control header, shareId, pad and stream
 _RECTANGLE: Final = 18  # TS_BITMAP_DATA before its pixels
 
 

@@ -166,7 +166,9 @@ def agrees(pyrdp: Path, proxyd: Proxyd, session: str, directory: Path) -> Counte
     pasted = theirs.pop("message CLIPBOARD_DATA", 0)
     assert theirs == ours
     assert len(found["texts"]) == pasted
-    assert found["duration_s"] == pytest.approx(recording.duration_us / 1e6, abs=1.0)  # it counts from the first message
+    assert found["duration_s"] == pytest.approx(
+        recording.duration_us / 1e6, abs=1.0
+    )  # it counts from the first message
     data = target.read_bytes()
     for secret in (PASSWORD, "Target-Pw1"):
         assert secret.encode() not in data
@@ -182,7 +184,9 @@ def copy(owner: Screen, other: Screen) -> None:
                    env={**os.environ, **owner.env}, timeout=30, check=True)  # fmt: skip
 
     def pasted() -> bool:
-        done = subprocess.run([*argv, "-o"], env={**os.environ, **other.env}, capture_output=True, timeout=30, check=False)
+        done = subprocess.run(
+            [*argv, "-o"], env={**os.environ, **other.env}, capture_output=True, timeout=30, check=False
+        )
         return done.stdout.decode() == TEXT
 
     eventually("the copied text arrives", pasted, within_s=60.0)
@@ -209,9 +213,17 @@ def test_pyrdp_reads_a_session_at_xrdp_with_a_paste(pyrdp: Path, short: Path) ->
                 assert found[name], found
             shown = converted(pyrdp, short)
             assert (shown["info"]["width"], shown["info"]["height"]) == client.size
-            keys = [event["data"] for event in shown["events"] if event["type"] == "key" and event["data"]["press"]]
+            keys = [
+                event["data"]
+                for event in shown["events"]
+                if event["type"] == "key" and event["data"]["press"]
+            ]
             assert "".join(key["key"] for key in keys).startswith("echoSpacetyped")
-            assert TEXT in [event["data"]["content"].rstrip("\0") for event in shown["events"] if event["type"] == "clipboard"]
+            assert TEXT in [
+                event["data"]["content"].rstrip("\0")
+                for event in shown["events"]
+                if event["type"] == "clipboard"
+            ]
 
 
 def converted(pyrdp: Path, directory: Path) -> dict:
