@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 
 from proxyd.config import Config, DatabaseListen, Target, TlsListen
 from proxyd.database_tls import front_context, target_tls
+from proxyd.decoders import PACKAGES, freerdp
 from proxyd.errors import ProxydError
 from proxyd.indexing.pool import DECODER, MISSING
 from proxyd.recorder.keys import load_signer
@@ -154,6 +155,9 @@ def _targets(config: Config) -> Iterator[Finding]:
             text = f"there is no listen.{target.protocol}: nobody reaches it"
             yield Finding("warning", where, text)
         yield from _target_trust(where, target)
+        if target.graphics != "bitmap" and freerdp() is None:
+            text = f"is {target.graphics}, which needs {PACKAGES} here: without it desktops are painted by bitmaps"
+            yield Finding("warning", f"{where}.graphics", text)
         if not any(fnmatchcase(name, glob) for grant in config.grants for glob in grant.targets):
             yield Finding("warning", where, "no grant names it: nobody reaches it")
         if not target.accounts:

@@ -58,6 +58,7 @@ from proxyd.config_values import (
     parse_window,
     split_address,
 )
+from proxyd.decoders import Graphics
 from proxyd.errors import ConfigError
 
 __all__ = [
@@ -313,6 +314,8 @@ class Target(_Section, frozen=True, kw_only=True):
     statements: Literal["full", "literals-masked", "fingerprint", "off"] = "full"
     parameters: Literal["values", "types", "hash", "off"] = "values"
     mask_errors: bool = False  # quoted values in the target's error messages
+    graphics: Graphics = "bitmap"  # how RDP desktops are painted
+    colour_depth: Literal[32, 16] = 32  # of RDP's bitmaps, in bits
     connect_seconds: Seconds = 10
     login_seconds: Seconds = 20
     accounts: dict[str, Account] = {}
@@ -439,6 +442,10 @@ def _check_consistency(config: Config, reader: Reader) -> None:
             reader.fail(("targets", name, "tls_pins"), "are of certificates, and its tls is off")
         if target.protocol == "rdp" and target.tls == "off":
             reader.fail(("targets", name, "tls"), "is off, and RDP is never used without TLS")
+        if target.graphics != "bitmap" and target.colour_depth != 32:
+            reader.fail(
+                ("targets", name, "colour_depth"), 'is for graphics = "bitmap" only: all others have 32 bits'
+            )
     for place, operator in enumerate(config.control.operators):
         here = ("control", "operators", place)
         if operator.uid is None and operator.gid is None:

@@ -33,12 +33,13 @@ class Check:
     test: Callable[[str, Path], object]
 
 
-def one_of(words: tuple[str, ...]) -> Callable[[str, Path], str]:
-    """Return a test for `Check` that lets only these words pass."""
+def one_of(words: tuple[str | int, ...]) -> Callable[[str | int, Path], str | int]:
+    """Return a test for `Check` that lets only these words, or numbers, pass."""
 
-    def check(value: str, _: Path) -> str:
+    def check(value: str | int, _: Path) -> str | int:
         if value not in words:
-            raise ValueError(f'"{value[:60]}" is not one of {", ".join(words)}')
+            said = f'"{value[:60]}"' if isinstance(value, str) else value
+            raise ValueError(f"{said} is not one of {', '.join(map(str, words))}")
         return value
 
     return check
@@ -113,10 +114,11 @@ class Reader:
 
     def _leaf(self, data: Any, hint: Any, where: Where, extras: tuple[Any, ...]) -> Any:
         checks = [extra.test for extra in extras if isinstance(extra, Check)]
+        plain = str if checks else hint
         if get_origin(hint) is Literal:
-            checks = [one_of(get_args(hint))]
+            checks, plain = [one_of(get_args(hint))], type(get_args(hint)[0])
         try:
-            value = msgspec.convert(data, str if checks else hint)
+            value = msgspec.convert(data, plain)
         except msgspec.ValidationError as error:
             self.fail(where, str(error).replace("`", "").replace("Expected", "expected"))
         if isinstance(value, float) and not math.isfinite(value):

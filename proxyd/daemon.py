@@ -29,6 +29,7 @@ from proxyd.archive import Archive
 from proxyd.config import Config, MysqlListen, PostgresListen, RdpListen
 from proxyd.control.server import ControlServer
 from proxyd.database_tls import front_context
+from proxyd.decoders import PACKAGES, freerdp
 from proxyd.engine import Caller, Converse, Core, Engine, MakeEngine
 from proxyd.errors import ConfigError
 from proxyd.indexing.pool import Indexer
@@ -255,6 +256,13 @@ class Daemon:
 
         tls = await trio.to_thread.run_sync(front_context, listen)
         key = await trio.to_thread.run_sync(front_key, listen)
+        wanting = [name for name, target in self.config.targets.items() if target.graphics != "bitmap"]
+        if wanting and freerdp() is None:
+            _log.warning(
+                "graphics are bitmaps only: FreeRDP's library is not installed",
+                install=PACKAGES,
+                targets=wanting,
+            )
         return self._listen(
             "rdp", listen.address, lambda caller, _: RdpEngine(self.core, listen, tls, key, caller)
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from proxyd import cli, setup
+from proxyd import cli, cli_check, setup
 
 DATABASES = """
 [listen.postgres]
@@ -92,6 +92,17 @@ users = ["bob"]
 targets = ["desk"]
 accounts = ["svc"]
 """
+
+
+def test_graphics_that_nothing_decodes_here_are_said(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = base / "proxyd.toml"
+    wanted = RDP.format(base=base).replace("[targets.desk]", '[targets.desk]\ngraphics = "gfx"')
+    config.write_text(config.read_text() + wanted)
+    monkeypatch.setattr(cli_check, "freerdp", lambda: None)
+    said = found(base)["targets.desk.graphics"]
+    assert said.startswith("warning: is gfx, which needs libfreerdp")
+    monkeypatch.setattr(cli_check, "freerdp", lambda: base)
+    assert "targets.desk.graphics" not in found(base)
 
 
 def test_rdp_is_checked(base: Path) -> None:

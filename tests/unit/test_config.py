@@ -523,6 +523,15 @@ def test_rdp_is_never_without_tls_and_somebody_must_get_in(write) -> None:
     assert text == "listen.rdp.deferred: nla or deferred must be true: nobody could log in"
 
 
+def test_colours_are_for_bitmaps_only(write) -> None:
+    desk = '[targets.desk]\nprotocol = "rdp"\naddress = "h:3389"\ncolour_depth = 16\naccounts.a.password = "env:P"\n'
+    assert config.load(write(desk)).targets["desk"].colour_depth == 16
+    _, text = refusal(write(desk.replace("16", "24")))
+    assert text == "targets.desk.colour_depth: 24 is not one of 32, 16"
+    _, text = refusal(write(desk.replace("colour", 'graphics = "noavc"\ncolour')))
+    assert text == 'targets.desk.colour_depth: is for graphics = "bitmap" only: all others have 32 bits'
+
+
 def test_an_nt_hash_is_one(write) -> None:
     good = "$NT$8846f7eaee8fb117ad06bdd830b7586c"
     assert config.load(write(f'[users.ann]\nnt_hash = "{good}"\n')).users["ann"].nt_hash == good

@@ -2,7 +2,7 @@
 
 Rule 1: the credential is fetched here, used here and kept nowhere.
 Rule 2: RDP's own security is never agreed to, and the certificate is checked before any credential goes.
-Rule 3: the target is told what the `bitmap` policy leaves of what the client said, and nothing of phases the client
+Rule 3: the target is told what its policy of graphics leaves of what the client said, and nothing of phases the client
         has behind it.
 Rule 4: what a target says of a failed login is for its operators' log; the user gets one sentence.
 
@@ -19,6 +19,7 @@ import trio
 
 from proxyd import log, vault
 from proxyd.database_tls import TargetTls, ready_tls
+from proxyd.decoders import Graphics
 from proxyd.errors import TargetError, TargetLoginFailed, TargetUnreachable
 from proxyd.preamble import Side, read_preamble
 from proxyd.protocols.rdp import credssp, gcc, info, mcs, wire
@@ -50,10 +51,10 @@ class Back:
     depth: int
 
 
-async def connect(target: Target, login: str, wants: Wants) -> Back:
+async def connect(target: Target, login: str, wants: Wants, graphics: Graphics) -> Back:
     """Dial the target and log in; raises TargetError and its kin, within the target's own deadlines."""
     try:
-        back = await _connect(target, login, wants)
+        back = await _connect(target, login, wants, graphics)
     except TargetError as error:
         count_login("rdp", error)
         _log.warning("target not reached", target=target.name, why=getattr(error, "detail", str(error)))
@@ -62,7 +63,7 @@ async def connect(target: Target, login: str, wants: Wants) -> Back:
     return back
 
 
-async def _connect(target: Target, login: str, wants: Wants) -> Back:
+async def _connect(target: Target, login: str, wants: Wants, graphics: Graphics) -> Back:
     kept = target.accounts[login].password
     password = (await vault.fetch(kept)).text() if kept else ""
     tls = await _tls(target)
@@ -70,7 +71,7 @@ async def _connect(target: Target, login: str, wants: Wants) -> Back:
     with trio.move_on_after(target.login_seconds):
         stream, selected = await _secured(sock, target, tls)
         try:
-            return await _Login(stream, target, login, password).run(selected, wants)
+            return await _Login(stream, target, login, password, graphics).run(selected, wants)
         except WireError as error:
             stream.abort()
             raise TargetError(f"{target.name} {error}.") from None
@@ -117,11 +118,12 @@ async def _negotiate(sock: socket.socket, target: Target) -> Protocol:
 class _Login:
     """One login at a target."""
 
-    def __init__(self, stream: Stream, target: Target, login: str, password: str) -> None:
+    def __init__(self, stream: Stream, target: Target, login: str, password: str, graphics: Graphics) -> None:
         self._talk = Talk(stream)
         self._target = target
         self._login = login
         self._password = password
+        self._graphics = graphics
         self._domain = target.accounts[login].domain
 
     async def run(self, selected: Protocol, wants: Wants) -> Back:
@@ -168,10 +170,10 @@ class _Login:
                 return
         raise WireError("goes on with its login for ever")
 
-    @staticmethod
-    def _asked(blocks: Blocks, selected: Protocol) -> Blocks:
+    def _asked(self, blocks: Blocks, selected: Protocol) -> Blocks:
         """Give what the client asks for as far as the target may know it (rule 3)."""
-        blocks = gcc.set_selected(bitmap_request(blocks), selected)
+        blocks = bitmap_request(blocks, self._target.colour_depth, pipeline=self._graphics != "bitmap")
+        blocks = gcc.set_selected(blocks, selected)
         return gcc.without(gcc.clear_early(blocks, gcc.OWN_PHASES), Kind.CS_MCS_MSGCHANNEL)
 
     async def _confer(self, blocks: Blocks) -> tuple[gcc.ServerNetwork, tuple[int, ...]]:

@@ -5,6 +5,8 @@ Rule 1: any text can be drawn: what acts on a line instead of showing is a space
 Rule 2: where the system has DejaVu Sans it is used: it has Latin, Greek, Cyrillic, Hebrew and Arabic; Pillow's own font
         has ASCII alone. Right-to-left text is ordered by Pillow's layout engine, where that finds FriBidi.
 
+The graphics pipeline paints over bitmap updates: `pipeline` shows the same pixels there.
+
 MS-RDPBCGR 2.2.9.1.1.3.1.2 (bitmap data) and 2.2.9.1.2.1.2 (its fast-path update).
 """
 
@@ -43,6 +45,7 @@ class Banner:
     width: int
     height: int
     frames: tuple[bytes, ...]
+    pixels: bytes  # blue, green, red and nothing, the top row first
 
 
 def draw(text: str, width: int, height: int) -> Banner:
@@ -51,7 +54,8 @@ def draw(text: str, width: int, height: int) -> Banner:
     picture = picture.crop((0, 0, picture.width, min(picture.height, max(1, height))))
     left = max(0, (width - picture.width) // 2)
     top = min(_TOP, max(0, height - picture.height))
-    return Banner(left, top, picture.width, picture.height, show(picture, left, top))
+    pixels = picture.convert("RGBX").tobytes("raw", "BGRX")
+    return Banner(left, top, picture.width, picture.height, show(picture, left, top), pixels)
 
 
 def show(picture: Image.Image, left: int, top: int) -> tuple[bytes, ...]:

@@ -1,8 +1,9 @@
-"""What client and server say they can do, and the `bitmap` policy: the edits after which only bitmaps are painted.
+"""What client and server say they can do, and the edits after which only bitmaps are painted, and the graphics pipeline.
 
 Rule 1: whatever a peer sends is a value or a WireError. Sets are kept as they came, unknown ones too.
-Rule 2: after the edits a server has no way left to paint but bitmap updates and pointers, nothing is cached on the
-        client's disk, and channels are not compressed: a recording can be decoded from its first byte alone.
+Rule 2: after the edits a server has no way left to paint but bitmap updates and pointers, and the pipeline where the
+        target's policy has it (`graphics`); nothing is cached on the client's disk, and channels are not compressed: a
+        recording can be decoded from its first byte alone.
 Rule 3: both sides are edited, so that neither relies on what the other no longer knows.
 
 MS-RDPBCGR 2.2.1.13.1 (Demand Active), 2.2.1.13.2 (Confirm Active), 2.2.7 (capability sets).
@@ -169,7 +170,7 @@ def desktop(active: Active) -> Desktop:
     return Desktop(reader.u16(), reader.u16(), depth)
 
 
-# ---------------------------------------------------------------------------------------------- the bitmap policy
+# ---------------------------------------------------------------------------------------------- the edits
 
 _NO_COPY: Final = frozenset(
     {
@@ -204,12 +205,13 @@ DEPTH_16: Final = 16
 DEPTH_32: Final = 32
 
 
-def bitmap_request(blocks: Blocks, depth: int = DEPTH_32) -> Blocks:
-    """Give what a client asks for in its conference request: no graphics channel, no UDP, 32 or 16 bits; raises WireError.
+def bitmap_request(blocks: Blocks, depth: int = DEPTH_32, *, pipeline: bool = False) -> Blocks:
+    """Give what a client asks for in its conference request: no UDP, 32 or 16 bits, perhaps the graphics pipeline.
 
-    A client that does not want 32 bits gets 16: 24 bits are what decoders are worst at.
+    A client that does not want 32 bits gets 16: 24 bits are what decoders are worst at. Raises WireError.
     """
-    blocks = gcc.clear_early(blocks, Early.SUPPORT_DYNVC_GFX_PROTOCOL)
+    if not pipeline:
+        blocks = gcc.clear_early(blocks, Early.SUPPORT_DYNVC_GFX_PROTOCOL)
     blocks = gcc.clear_multitransport(gcc.edit_channels(blocks, _uncompressed))
     if depth == DEPTH_16 or not gcc.client_core(blocks).early & Early.WANT_32BPP_SESSION:
         blocks = gcc.set_depth_16(blocks)

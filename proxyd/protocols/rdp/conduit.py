@@ -150,7 +150,7 @@ class Conduit:
                 self._session.tape.add(Kind.PDU, one)
             out.append(one)
             self._notices.passed(one)
-        if self._notices.due and (drawn := self._notices.frames()):
+        if self._notices.waits and (drawn := self._notices.frames()):
             out.append(drawn)
 
     def _say_to_target(self, frame: bytes) -> None:
@@ -192,6 +192,7 @@ class Conduit:
             self._show(REVOKED, nursery)
         else:
             self._repaint(self._notices.take_away())
+            self._draw()
 
     def _draw(self) -> bool:
         """Draw what is due, if the client reads; tells whether it is, or will be, drawn."""

@@ -1,14 +1,15 @@
 """What becomes of each frame of a session: which pass, which are edited, which are kept back; bytes in, bytes out.
 
 Rule 1: no socket, clock, loop or log. Frames are given back in the client's numbers; `Numbers` has the target's.
-Rule 2: everything the target is told it can paint by, and the client is told it may use, is what the `bitmap` policy
-        leaves; sound is PCM.
+Rule 2: everything the target is told it can paint by, and the client is told it may use, is what the target's policy
+        of graphics leaves; sound is PCM.
 Rule 3: what is typed, clicked, pasted or sent on a channel while the gate is shut is thrown away. Of a channel's message
-        that had begun the rest passes as zeros: the channel stays readable, and nothing of the user's is in it.
+        that had begun the rest passes as zeros: the channel stays readable, and nothing of the user's is in it. What a
+        client answers to pictures passes, or there would be none.
 Rule 4: no way past the proxy is passed on: no redirection, no reconnect cookie, no dynamic channel that brings a device.
 Rule 5: licensing comes before the session and is passed as it is; until it is over there is no input.
 
-MS-RDPBCGR 2.2.1.12 to 2.2.1.22, 2.2.6.1, 2.2.8; MS-RDPEDYC 2.2; MS-RDPEA 2.2.2.
+MS-RDPBCGR 2.2.1.12 to 2.2.1.22, 2.2.6.1, 2.2.8; MS-RDPEDYC 2.2; MS-RDPEA 2.2.2; MS-RDPEGFX 2.2.2.
 """
 
 from __future__ import annotations
@@ -17,10 +18,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from proxyd.protocols.rdp import capabilities, channels, events, fastpath, info, mcs, share, sound, wire
-from proxyd.protocols.rdp.channels import ChannelFlag, Reassembly
+from proxyd.decoders import Graphics
+from proxyd.protocols.rdp import (
+    capabilities,
+    channels,
+    events,
+    fastpath,
+    graphics,
+    info,
+    mcs,
+    share,
+    sound,
+    wire,
+)
+from proxyd.protocols.rdp.channels import ChannelFlag, DynamicData, Reassembly
 from proxyd.protocols.rdp.events import Event, Mouse, Scancode, Unicode
 from proxyd.protocols.rdp.mcs import Data
+from proxyd.protocols.rdp.pipeline import Watch
 from proxyd.protocols.rdp.share import Control, ControlKind, DataKind
 from proxyd.protocols.rdp.wire import WireError
 
@@ -71,6 +85,8 @@ class Desk:
     licensed: bool = False  # rule 5
     active: bool = False  # the client takes output: between Font Map and Deactivate All
     share_id: int = capabilities.OUR_SHARE
+    graphics: Graphics = "bitmap"
+    watch: Watch | None = None  # while the graphics channel is open
 
 
 def _edited(
@@ -102,6 +118,13 @@ def _whole(gathering: Reassembly, data: Data) -> bytes | None:
     if not message.whole:
         raise WireError("a channel's message is too long")
     return message.data
+
+
+def _passed(frame: bytes, data: Data, before: bytes, after: list[bytes], *, to_server: bool) -> list[bytes]:
+    """Give a message of a channel as frames again; the frame it came in stays as it is where nothing was changed."""
+    if after == [before] and len(data.payload) == _SHUT_SIZE + len(before):
+        return [frame]
+    return [one for message in after for one in _rebuilt(data, message, to_server=to_server)]
 
 
 def _only_pcm(message: bytes) -> bytes:
@@ -221,9 +244,9 @@ class FromClient:
 
     def _channel(self, frame: bytes, data: Data, name: str, *, closed: bool) -> list[bytes]:
         if name == SOUND:
-            return self._gathered(frame, data, _only_pcm)
+            return self._sound(frame, data)
         if name == DYNAMIC:
-            return self._gathered(frame, data, lambda message: self._dynamic(message, frame, closed=closed))
+            return self._dynamic(frame, data, closed=closed)
         chunk = channels.parse_chunk(data.payload)
         state = self._sending.setdefault(data.channel, _Sending())
         if chunk.flags & ChannelFlag.FIRST or not (state.inside or state.dropping):
@@ -240,25 +263,39 @@ class FromClient:
         blank = data.payload[:_SHUT_SIZE] + bytes(len(chunk.data))
         return [mcs.build_data(data._replace(payload=blank), to_server=True)]
 
-    def _gathered(self, frame: bytes, data: Data, change: Callable[[bytes], bytes | None]) -> list[bytes]:
+    def _sound(self, frame: bytes, data: Data) -> list[bytes]:
         message = _whole(self._gathering.setdefault(data.channel, Reassembly()), data)
-        after = None if message is None else change(message)
-        if after is None:
-            return []
-        if after is message and len(data.payload) == _SHUT_SIZE + len(after):
-            return [frame]
-        return _rebuilt(data, after, to_server=True)
+        return [] if message is None else _passed(frame, data, message, [_only_pcm(message)], to_server=True)
 
-    def _dynamic(self, message: bytes, frame: bytes, *, closed: bool) -> bytes | None:
+    def _dynamic(self, frame: bytes, data: Data, *, closed: bool) -> list[bytes]:
+        message = _whole(self._gathering.setdefault(data.channel, Reassembly()), data)
+        if message is None:
+            return []
+        after = [message]
+        watch = self.desk.watch
         match channels.parse_dynamic(message, from_server=False):
             case channels.Capabilities():
-                return channels.limit_version(message)
-            case channels.DynamicData() if closed:
+                after = [channels.limit_version(message)]
+            case DynamicData() as said if watch is not None and said.channel == watch.channel:
+                after = self._pictured(said, watch)
+            case DynamicData() if closed:
                 self.refused.append(frame)
-                return None
+                return []
+            case channels.Close(channel) if watch is not None and channel == watch.channel:
+                self.desk.watch = None
             case channels.Other():
                 raise WireError("sent on a dynamic channel what was not agreed on")
-        return message
+        return _passed(frame, data, message, after, to_server=True)
+
+    def _pictured(self, data: DynamicData, watch: Watch) -> list[bytes]:
+        """Give the messages of a client on the graphics channel as the target may know them (rule 2)."""
+        message = watch.gathering.feed(data)
+        if message is None:
+            return []
+        if not message.whole:
+            raise WireError("a message of the graphics pipeline is too long")
+        left = graphics.from_client(message.data, self.desk.graphics, watch.own)
+        return list(channels.build_dynamic_data(watch.channel, left)) if left else []
 
 
 @dataclass
@@ -339,11 +376,7 @@ class FromTarget:
         if message is None:
             return []
         after = self._sound(message) if name == SOUND else self._dynamic(message, data)
-        if after is None:
-            return []
-        if after is message and len(data.payload) == _SHUT_SIZE + len(after):
-            return [frame]
-        return _rebuilt(data, after, to_server=False)
+        return [] if after is None else _passed(frame, data, message, [after], to_server=False)
 
     def _sound(self, message: bytes) -> bytes:
         if self._wave:
@@ -356,6 +389,8 @@ class FromTarget:
         match channels.parse_dynamic(message, from_server=True):
             case channels.Capabilities():
                 return channels.limit_version(message)
+            case channels.Create(channel, channels.GRAPHICS) if self.desk.graphics != "bitmap":
+                self.desk.watch = Watch(channel, data.channel)
             case channels.Create(channel, name) if name not in DYNAMIC_ALLOWED:
                 answer = channels.build_created(channels.Created(channel, NO_CHANNEL))
                 ours = Data(USER, data.channel, b"")
@@ -364,6 +399,19 @@ class FromTarget:
                     for chunk in channels.build_chunks(answer)
                 ]
                 return None
+            case DynamicData(channel, said, total):
+                self._pictured(channel, said, total)
+            case channels.Close(channel) if self.desk.watch is not None:
+                if channel == self.desk.watch.channel:
+                    self.desk.watch = None
             case channels.Other():
                 raise WireError("sent on a dynamic channel what was not agreed on")
         return message
+
+    def _pictured(self, channel: int, data: bytes, total: int | None) -> None:
+        watch = self.desk.watch
+        if watch is None or channel != watch.channel:
+            return
+        watch.feed(data, total)
+        if watch.size is not None:
+            self.desk.width, self.desk.height = watch.size

@@ -6,9 +6,10 @@ import functools
 import ssl
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar
 
 from proxyd.access import Wanted
+from proxyd.decoders import Graphics, usable
 from proxyd.errors import Denied, Dropped, ProxydError, RecordingFailed
 from proxyd.protocols.rdp import back, gcc, mcs
 from proxyd.protocols.rdp.conduit import Conduit
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from proxyd.engine import Caller, Core
     from proxyd.session import Session
     from proxyd.stream import Stream
-
-GRAPHICS: Final = "bitmap"  # the policy of what may be painted by
 
 
 class RdpEngine:
@@ -88,9 +87,12 @@ class RdpEngine:
     async def _serve(self, session: Session) -> None:
         client, wants = self._front.done(), self._wants
         assert wants is not None  # noqa: S101 - `greet` has found them out
-        target = await while_wanted(client, back.connect(session.permit.target, session.login, wants))
+        graphics = usable(session.permit.target.graphics)
+        target = await while_wanted(
+            client, back.connect(session.permit.target, session.login, wants, graphics)
+        )
         try:
-            conduit = self._joined(session, client, target, wants)
+            conduit = self._joined(session, client, target, wants, graphics)
             session.attach(conduit)
         except BaseException:
             target.stream.abort()
@@ -98,7 +100,9 @@ class RdpEngine:
         await conduit.run()
 
     @staticmethod
-    def _joined(session: Session, client: Stream, target: back.Back, wants: Wants) -> Conduit:
+    def _joined(
+        session: Session, client: Stream, target: back.Back, wants: Wants, graphics: Graphics
+    ) -> Conduit:
         """Put on the tape how the session was negotiated, and join the two sides."""
         chosen = session.permit.target
         if chosen.tls == "require" and not chosen.tls_pins:
@@ -111,9 +115,11 @@ class RdpEngine:
             Kind.REQUEST,
             {"name": "rdp", "width": core.width, "height": core.height, "depth": target.depth,
              "layout": core.layout, "channels": {str(key): name for key, name in numbered.names.items()},
-             "io": mcs.GLOBAL_CHANNEL, "user": USER, "graphics": GRAPHICS},
+             "io": mcs.GLOBAL_CHANNEL, "user": USER, "graphics": graphics},
         )  # fmt: skip
-        return Conduit(session, client, target.stream, numbered, Desk(core.width, core.height))
+        return Conduit(
+            session, client, target.stream, numbered, Desk(core.width, core.height, graphics=graphics)
+        )
 
     async def refuse(self, error: ProxydError) -> None:
         """Say why, by Set Error Info: clients show words of their own for each code."""

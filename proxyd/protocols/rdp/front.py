@@ -47,6 +47,9 @@ MAX_MESSAGES: Final = 64  # before Client Info: 31 channels are joined, and a fe
 MAX_SHOWN: Final = 64  # characters of a name that came from a client
 
 _NLA: Final = (Protocol.HYBRID_EX, Protocol.HYBRID)  # the better first, as Windows' servers choose
+OFFERED: Final = (
+    wire.ResponseFlag.EXTENDED_CLIENT_DATA_SUPPORTED | wire.ResponseFlag.DYNVC_GFX_PROTOCOL_SUPPORTED
+)
 
 
 class Wants(NamedTuple):
@@ -108,7 +111,8 @@ class Front:
         )
         self._requested = wire.parse_connection_request(got).protocols
         selected = self._select(self._requested)
-        flags = wire.ResponseFlag.EXTENDED_CLIENT_DATA_SUPPORTED if selected else wire.ResponseFlag(0)
+        # Which target it will be is not known yet: its policy decides whether there is a graphics channel.
+        flags = OFFERED if selected else wire.ResponseFlag(0)
         failure = 0
         if not selected:
             failure = (

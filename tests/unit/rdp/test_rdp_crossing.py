@@ -1,6 +1,6 @@
 import pytest
 
-from proxyd.protocols.rdp import capabilities, channels, events, fastpath, info, mcs, share, sound
+from proxyd.protocols.rdp import capabilities, channels, events, fastpath, graphics, info, mcs, share, sound
 from proxyd.protocols.rdp.capabilities import SetKind
 from proxyd.protocols.rdp.channels import ChannelFlag
 from proxyd.protocols.rdp.crossing import FIRST_CHANNEL, USER, Desk, FromClient, FromTarget, numbers
@@ -8,7 +8,7 @@ from proxyd.protocols.rdp.events import Mouse, Pointer, Scancode, Sync, Toggle
 from proxyd.protocols.rdp.info import LicenseError
 from proxyd.protocols.rdp.mcs import Data
 from proxyd.protocols.rdp.share import DataKind, Rectangle, ShareData
-from proxyd.protocols.rdp.wire import WireError
+from proxyd.protocols.rdp.wire import WireError, u32
 from tests.fuzz import captured_rdp as captured
 from tests.fuzz import seeds_rdp as seeds
 
@@ -332,3 +332,60 @@ def test_a_channels_message_without_end_is_refused(up, down):
     with pytest.raises(WireError, match="long"):
         for _ in range((1 << 24) // 1600 + 1):
             up.take(said(more, RDPSND), closed=False)
+
+
+# ---------------------------------------------------------------------------------------------- the graphics pipeline
+
+OPEN = b"\x10\x07" + channels.GRAPHICS.encode() + b"\0"
+
+
+@pytest.fixture
+def drawn_on(desk, down):
+    """A desk whose target has opened the graphics channel."""
+    desk.graphics = "gfx"
+    assert len(down.take(dynamic(OPEN, answered, TARGET_IDS[3]))) == 1
+    assert down.answers == []
+    return desk
+
+
+def test_the_graphics_channel_is_declined_by_the_bitmap_policy(desk, down):
+    assert down.take(dynamic(OPEN, answered, TARGET_IDS[3])) == []
+    assert len(down.answers) == 1
+    assert desk.watch is None
+
+
+def test_the_graphics_channel_is_opened_followed_and_closed(drawn_on, down):
+    reset = graphics.build(graphics.Command.RESETGRAPHICS, u32(640) + u32(480) + bytes(332))
+    down.take(dynamic(b"\x30\x07\xe0\x04" + reset, answered, TARGET_IDS[3]))
+    assert (drawn_on.width, drawn_on.height) == (640, 480)
+    down.take(dynamic(b"\x40\x08", answered, TARGET_IDS[3]))
+    assert drawn_on.watch is not None
+    down.take(dynamic(b"\x40\x07", answered, TARGET_IDS[3]))
+    assert drawn_on.watch is None
+
+
+def test_what_a_client_offers_of_graphics_is_what_the_policy_leaves(drawn_on, up):
+    sets = [graphics.CapabilitySet(0x00080004, u32(2)), graphics.CapabilitySet(0x000A0B02, u32(0))]
+    offer = graphics.build(graphics.Command.CAPSADVERTISE, graphics.build_capabilities(sets))
+    (frame,) = up.take(dynamic(b"\x30\x07" + offer, said, DRDYNVC), closed=False)
+    message = channels.parse_chunk(mcs.data_frame(frame).payload).data
+    (pdu,) = graphics.split(message[2:])
+    assert graphics.parse_capabilities(pdu.body) == sets[:1]
+
+
+def test_a_shut_gate_lets_pictures_be_acknowledged_and_nothing_else_on_dynamic_channels(drawn_on, up):
+    done = graphics.build(graphics.Command.FRAMEACKNOWLEDGE, bytes(12))
+    frame = dynamic(b"\x30\x07" + done, said, DRDYNVC)
+    assert up.take(frame, closed=True) == [frame]
+    assert up.refused == []
+    assert up.take(dynamic(b"\x30\x08" + done, said, DRDYNVC), closed=True) == []
+    assert len(up.refused) == 1
+
+
+def test_a_message_about_graphics_that_does_not_end_is_refused(drawn_on, up):
+    first = b"\x28\x07" + u32(1 << 30) + bytes(1500)
+    assert up.take(dynamic(first, said, DRDYNVC), closed=False) == []
+    more = dynamic(b"\x30\x07" + bytes(1590), said, DRDYNVC)
+    for _ in range(2000):
+        assert up.take(more, closed=False) == []
+    assert drawn_on.watch.gathering.held <= channels.MAX_MESSAGE
