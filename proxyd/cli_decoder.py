@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from proxyd.characters import printable
 from proxyd.errors import ProxydError
 from proxyd.recorder.record import Record, pack
 
@@ -38,12 +39,16 @@ class Undecoded(ProxydError):
 
 
 class Drawn(msgspec.Struct, frozen=True):
-    """A picture; `faults` updates of it could not be read. `width` 0: there was no screen yet."""
+    """A picture; `faults` updates of it could not be read. `width` 0: there was no screen yet.
+
+    `missing`: what must be installed for all of it to be seen.
+    """
 
     width: int
     height: int
     png: bytes
     faults: int
+    missing: str = ""
 
 
 class Typed(msgspec.Struct, frozen=True):
@@ -65,6 +70,8 @@ def require() -> None:
 def draw(records: Iterable[Record]) -> Drawn:
     """Draw the screen as it was behind the last of these records. Raises Undecoded."""
     drawn = _ask("screen", records, Drawn)
+    if drawn.missing:
+        raise Undecoded(printable(drawn.missing))
     if drawn.width and not drawn.png.startswith(_PNG):
         raise Undecoded(FAILED)
     return drawn

@@ -18,6 +18,7 @@ from typing import Final
 
 import msgpack
 
+from proxyd import decoders
 from proxyd.index import sandbox
 from proxyd.index.rdp.canvas import Area
 from proxyd.index.rdp.derived import Session, packed
@@ -194,6 +195,7 @@ def _pointer(session: Session) -> tuple[int, int, bool]:
 def main() -> None:
     """Serve until standard input ends."""
     source, sink = sys.stdin.fileno(), sys.stdout.fileno()
+    decoders.freerdp()  # found while there is an environment that may say where
     isolated, filtered = sandbox.enter()
     _write(sink, [Hello(isolated, filtered)])
     frames, indexer = DaemonFrames(), Indexer()

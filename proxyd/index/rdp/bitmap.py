@@ -40,6 +40,10 @@ _LONGEST_RUN: Final = (
     47  # 2.2.2.5.1.2: a control byte ending in 1 or 2 is a run of 16 or 32 and its high bits
 )
 _LEAST_RUN: Final = 3
+_FIVE: Final = bytes((level >> 3) << 3 | level >> 5 for level in range(256))
+_SIX: Final = bytes((level >> 2) << 2 | level >> 6 for level in range(256))
+"""Levels as clients show them: the upper bits once more behind the five or six that came, as rdesktop does; FreeRDP shows
+green up to four levels lighter."""
 _PANIC: Final = "pyo3_runtime"
 
 
@@ -54,7 +58,9 @@ def pixels(width: int, height: int, bits: int, data: bytes, *, compressed: bool)
         if not compressed:
             data = _packed(width * 2, height, data)
         decoded = _decode(width, height, bits, data, compressed=compressed)
-        decoded[0::PIXEL], decoded[2::PIXEL] = decoded[2::PIXEL], decoded[0::PIXEL]
+        red, green, blue = decoded[0::PIXEL], decoded[1::PIXEL], decoded[2::PIXEL]
+        decoded[0::PIXEL], decoded[2::PIXEL] = blue.translate(_FIVE), red.translate(_FIVE)
+        decoded[1::PIXEL] = green.translate(_SIX)
         return decoded
     raise WireError("a bitmap has a depth that was not asked for")
 

@@ -1,10 +1,10 @@
-"""From the frames on the tape to what they say: the desktop's size, bitmaps, pointers, and what the user did.
+"""From the frames on the tape to what they say: the desktop, bitmaps, pointers, pipeline messages; what the user did.
 
 Rule 1: compressed output is inflated in the order of the wire, whether anybody looks at it or not.
 Rule 2: a PDU that cannot be read is counted and left out; the PDUs behind it are read.
 Rule 3: before Demand and Confirm Active both sides send licences, which are none of these PDUs: nothing is counted there.
 
-MS-RDPBCGR 2.2.8.1.1.1 (slow path), 2.2.8.1.2 and 2.2.9.1.2 (fast path), read by proxyd.protocols.rdp.
+MS-RDPBCGR 2.2.8.1.1.1 (slow path), 2.2.8.1.2 and 2.2.9.1.2 (fast path), MS-RDPEDYC 2.2, read by proxyd.protocols.rdp.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from proxyd.index.rdp.bulk import Inflater
-from proxyd.protocols.rdp import capabilities, events, fastpath, mcs, share, updates
+from proxyd.protocols.rdp import capabilities, channels, events, fastpath, mcs, share, updates
 from proxyd.protocols.rdp.capabilities import Desktop
+from proxyd.protocols.rdp.channels import DynamicReassembly, Reassembly
 from proxyd.protocols.rdp.fastpath import UpdateCode
 from proxyd.protocols.rdp.share import ControlKind, DataKind
 from proxyd.protocols.rdp.updates import PointerUpdate, SystemPointer, UpdateType
@@ -22,6 +23,8 @@ from proxyd.recorder.record import Kind, Record
 
 SESSION: Final = "rdp"  # name of the REQUEST record that says how a session was negotiated
 IO_CHANNEL: Final = mcs.GLOBAL_CHANNEL  # until that record says another
+NO_CHANNEL: Final = 0
+DYNAMIC: Final = "drdynvc"  # MS-RDPEDYC 2.1
 
 
 class Bitmaps(NamedTuple):
@@ -30,7 +33,19 @@ class Bitmaps(NamedTuple):
     bitmaps: list[updates.Bitmap]
 
 
-Output = Desktop | Bitmaps | PointerUpdate
+class Opened(NamedTuple):
+    """The target opens a channel for the graphics pipeline: whatever was on one before is gone."""
+
+
+class Graphics(NamedTuple):
+    """A message of the graphics pipeline, as it was compressed."""
+
+    message: bytes
+
+
+Output = Desktop | Bitmaps | PointerUpdate | Opened | Graphics
+
+MAX_GRAPHICS: Final = 1 << 26  # bytes of one message: a desktop of 4K, uncompressed, twice
 
 _SILENT: Final = {UpdateType.PALETTE, UpdateType.SYNCHRONIZE}  # they change nothing at 16 and 32 bits
 _SILENT_FAST: Final = {UpdateCode.PALETTE, UpdateCode.SYNCHRONIZE}
@@ -41,6 +56,12 @@ def is_session(record: Record) -> bool:
     return (
         record.kind is Kind.REQUEST and isinstance(record.body, dict) and record.body.get("name") == SESSION
     )
+
+
+def dynamic_channel(record: Record) -> int:
+    """Give the number of the channel that dynamic channels run in, from the record of a session."""
+    named = record.body.get("channels", {})
+    return next((int(number) for number, name in named.items() if name == DYNAMIC), NO_CHANNEL)
 
 
 def split(body: bytes) -> list[bytes]:
@@ -88,11 +109,15 @@ class Inputs:
 
 
 class Outputs:
-    """Reads what one target sends, frame by frame. `io` is its I/O channel, `faults` counts what could not be read."""
+    """Reads what one target sends. `io` is its I/O channel, `dynamic` where its dynamic ones are, `faults` counts."""
 
     def __init__(self) -> None:
         self.io = IO_CHANNEL
+        self.dynamic = NO_CHANNEL
         self.faults = 0
+        self._chunks = Reassembly()
+        self._messages = DynamicReassembly(MAX_GRAPHICS)
+        self._graphics: int | None = None
         self._inflater = Inflater()
         self._fragments = fastpath.Fragments()
         self._active = False
@@ -100,15 +125,16 @@ class Outputs:
     def saved(self) -> dict[str, Any] | None:
         """Give what `resumed` needs; None inside an update, and while its history is lost."""
         bulk = self._inflater.saved()
-        if bulk is None or self._fragments.held:
+        if bulk is None or self._fragments.held or self._chunks.held or self._graphics is not None:
             return None
-        return {"io": self.io, "active": self._active, "bulk": bulk}
+        return {"io": self.io, "dynamic": self.dynamic, "active": self._active, "bulk": bulk}
 
     @classmethod
     def resumed(cls, saved: dict[str, Any]) -> Outputs:
         """Make one that reads on where another stood; raises WireError."""
         outputs = cls()
         outputs.io, outputs._active = int(saved["io"]), bool(saved["active"])
+        outputs.dynamic = int(saved["dynamic"])
         outputs._inflater = Inflater.resumed(saved["bulk"])
         return outputs
 
@@ -129,6 +155,8 @@ class Outputs:
 
     def _slow(self, frame: bytes) -> list[Output]:
         data = mcs.data_frame(frame)
+        if data is not None and data.channel == self.dynamic:
+            return self._dynamic(data.payload)
         if data is None or data.channel != self.io:
             return []
         if not self._active:
@@ -140,6 +168,24 @@ class Outputs:
             except WireError:
                 self.faults += 1
         return found
+
+    def _dynamic(self, payload: bytes) -> list[Output]:
+        chunk = self._chunks.feed(payload)
+        if chunk is None:
+            return []
+        match channels.parse_dynamic(chunk.data, from_server=True):
+            case channels.Create(channel, channels.GRAPHICS):
+                self._graphics = channel
+                self._messages.close(channel)
+                return [Opened()]
+            case channels.DynamicData(channel) as data if channel == self._graphics:
+                message = self._messages.feed(data)
+                if message is not None and not message.whole:
+                    raise WireError("a message of the graphics pipeline is too long")
+                return [Graphics(message.data)] if message is not None else []
+            case channels.Close(channel) if channel == self._graphics:
+                self._graphics = None
+        return []
 
     def _first(self, payload: bytes) -> list[Output]:
         """Wait for the first Demand Active (rule 3)."""

@@ -2,7 +2,8 @@
 
 It takes the records of one session on standard input, packed as `proxyd.recorder.record.pack` does, and gives one
 msgpack map on standard output once they have ended:
-- `screen`: {"width", "height", "png", "faults"}: the screen behind the last record; width 0 when there was none yet.
+- `screen`: {"width", "height", "png", "faults", "missing"}: the screen behind the last record; width 0 when there was none
+  yet. `missing` says what must be installed to see all of it.
 - `typed`: {"lines": [[at_us, refused, text], ...], "faults"}.
 `faults` says how much of the recording could not be read.
 
@@ -27,8 +28,8 @@ from proxyd.index.rdp.typed import lines
 from proxyd.recorder.record import Kind, Record
 
 MEMORY_BYTES: Final = (
-    1 << 30
-)  # of address space: the largest desktop takes 130 MB, its copies as a picture 400 MB
+    1 << 31
+)  # of address space: the largest desktop takes 130 MB, its copies as a picture 400 MB, the pipeline's surfaces 270 MB
 CPU_S: Final = 600  # whatever the bytes say, a core is free again after that
 LARGEST_RECORD: Final = 1 << 24  # bytes; engines write frames of at most 64 KiB
 _LIMITS: Final = {
@@ -55,7 +56,7 @@ def screen(given: Iterable[Record]) -> dict[str, Any]:
         shown.feed(record)
     picture = shown.picture()
     if picture is None:
-        return {"width": 0, "height": 0, "png": b"", "faults": shown.faults}
+        return {"width": 0, "height": 0, "png": b"", "faults": shown.faults, "missing": shown.missing}
     file = io.BytesIO()
     Image.frombytes("RGB", (picture.width, picture.height), picture.rgb).save(file, "PNG")
     return {
@@ -63,6 +64,7 @@ def screen(given: Iterable[Record]) -> dict[str, Any]:
         "height": picture.height,
         "png": file.getvalue(),
         "faults": shown.faults,
+        "missing": shown.missing,
     }
 
 

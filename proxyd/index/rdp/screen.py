@@ -3,8 +3,11 @@
 Rule 1: records go in once each, in order, from the first: compression and fragments build on what came before.
 Rule 2: nothing a target sends raises: what cannot be read is counted in `faults` and left unpainted.
 Rule 3: one update paints at most twice the desktop: a few bytes of runs are no way to keep the reader busy for minutes.
-Rule 4: a screen can be left and gone on with: its picture and what `saved` gives are all that the next records need.
-Rule 5: memory is the desktop, one update in fragments, a history of 64 KiB and the pointers a cache may have.
+Rule 4: a screen can be left and gone on with: its picture and what `saved` gives are all that the next records need. With
+        the graphics pipeline it can't: nobody can take its codecs along.
+Rule 5: memory is the desktop, one update in fragments, a history of 64 KiB and the pointers a cache may have; with the
+        graphics pipeline its surfaces and cache (`gfx`), and one message of it.
+Rule 6: the last that was painted shows, by whichever way it came: so clients do it.
 
 MS-RDPBCGR 2.2.9.1.1.3 (slow-path updates), 2.2.9.1.2 (fast-path), 2.2.1.13.1 (Demand Active: a desktop, or a new size).
 """
@@ -17,7 +20,8 @@ from typing import Any, Final
 from proxyd.errors import FormatError
 from proxyd.index.rdp import bitmap, frames
 from proxyd.index.rdp.canvas import Area, Canvas, Picture
-from proxyd.index.rdp.frames import Bitmaps
+from proxyd.index.rdp.frames import Bitmaps, Graphics, Opened
+from proxyd.index.rdp.gfx import Pipeline
 from proxyd.index.rdp.pointer import Pointer
 from proxyd.protocols.rdp.capabilities import Desktop
 from proxyd.protocols.rdp.events import Mouse
@@ -36,14 +40,17 @@ class Screen:
 
     def __init__(self) -> None:
         self.pointer = Pointer()
+        self.missing = ""  # what must be installed to see all of it
         self._canvas: Canvas | None = None
         self._inputs, self._outputs = frames.Inputs(), frames.Outputs()
         self._faults = 0
+        self._pipeline: Pipeline | None = None
 
     @property
     def faults(self) -> int:
         """How many frames and rectangles could not be read."""
-        return self._faults + self._inputs.faults + self._outputs.faults
+        drawn = self._pipeline.faults if self._pipeline else 0
+        return self._faults + drawn + self._inputs.faults + self._outputs.faults
 
     @property
     def size(self) -> tuple[int, int]:
@@ -54,6 +61,7 @@ class Screen:
         """Take the next record; gives what it painted, all of the desktop when its size changed."""
         if frames.is_session(record):
             self._inputs.io = self._outputs.io = record.body["io"]
+            self._outputs.dynamic = frames.dynamic_channel(record)
             return self._resize(record.body["width"], record.body["height"])
         if record.kind is Kind.PDU:
             return self._show(record.body)
@@ -96,8 +104,35 @@ class Screen:
                     painted += self._resize(width, height)
                 case Bitmaps(tiles):
                     painted += self._paint(tiles)
+                case Opened():
+                    self._open()
+                case Graphics(message):
+                    painted += self._draw(message)
                 case _:
                     self._point(event)
+        return painted
+
+    def _open(self) -> None:
+        if self._pipeline is not None:
+            self._faults += self._pipeline.faults
+        try:
+            self._pipeline = Pipeline()
+        except FormatError as error:
+            self._pipeline, self.missing = None, str(error)
+
+    def _draw(self, message: bytes) -> list[Area]:
+        """Let the pipeline draw (rule 6)."""
+        painted: list[Area] = []
+        if self._pipeline is None:
+            self._faults += 1
+            return painted
+        for event in self._pipeline.feed(message):
+            if isinstance(event, Desktop):
+                painted += self._resize(event.width, event.height)
+            elif self._canvas is not None:
+                left, top, width, height, pixels = event
+                area = self._canvas.paint(Area(left, top, width, height), pixels, width)
+                painted += [area] if area else []
         return painted
 
     def _follow(self, body: bytes) -> None:

@@ -36,7 +36,7 @@ def colours(pixels: bytes | bytearray) -> list[bytes]:
 def widened(value: int) -> bytes:
     """A pixel of 5, 6 and 5 bits as the decoder widens it."""
     red, green, blue = value >> 11, value >> 5 & 0x3F, value & 0x1F
-    return bytes(((blue * 527 + 23) >> 6, (green * 259 + 33) >> 6, (red * 527 + 23) >> 6, 0xFF))
+    return bytes((blue << 3 | blue >> 2, green << 2 | green >> 4, red << 3 | red >> 2, 0xFF))
 
 
 def rle(width: int, height: int, data: bytes) -> list[int]:

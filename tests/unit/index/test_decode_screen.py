@@ -245,7 +245,7 @@ def test_other_channels_and_other_kinds_of_records_paint_nothing() -> None:
     records = [
         session(WIDTH, HEIGHT),
         demand_active(WIDTH, HEIGHT),
-        from_target(data, channel=1005),
+        from_target(data, channel=1006),
         record(Kind.META, {"name": "rdp"}),
         record(Kind.REQUEST, {"name": "resize"}),
         record(Kind.NOTICE, "x"),
