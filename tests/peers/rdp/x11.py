@@ -12,9 +12,10 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from operator import ne
+from operator import ne, sub
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -94,6 +95,11 @@ class Picture(NamedTuple):
         planes = (map(ne, self.rgb[at::3], other.rgb[at::3]) for at in range(3))
         return sum(map(any, zip(*planes, strict=True)))
 
+    def farthest(self, other: Picture) -> int:
+        """How much one colour of one pixel differs at most, in levels of 255."""
+        assert self[:2] == other[:2], f"{self[:2]} is not the size of {other[:2]}"
+        return max(map(abs, map(sub, self.rgb, other.rgb)))
+
     def save(self, path: Path) -> None:
         """Write it as a portable pixmap, for a person to look at."""
         path.write_bytes(b"P6 %d %d 255\n" % (self.width, self.height) + self.rgb)
@@ -114,6 +120,18 @@ def _rgb(pixels: bytes) -> bytes:
     for at in range(3):
         rgb[at::3] = pixels[2 - at :: BGRX_BYTES]
     return bytes(rgb)
+
+
+def gradient(path: Path, width: int, height: int) -> None:
+    """Write a picture of many colours as xwd does, for `xwud` to show."""
+    name = b"gradient\0"
+    fields = (XWD_HEADER.size + len(name), 7, Z_PIXMAP, 24, width, height, 0, 0, 32, 0, 32, 32, width * BGRX_BYTES,
+              4, 0xFF0000, 0xFF00, 0xFF, 8, 256, 0, width, height, 0, 0, 0)  # fmt: skip
+    pixels = bytearray()
+    for y in range(height):
+        for x in range(width):
+            pixels += bytes((x * 255 // width, y * 255 // height, (x + y) % 256, 0))
+    path.write_bytes(XWD_HEADER.pack(*fields) + name + pixels)
 
 
 class Screen:
@@ -167,6 +185,10 @@ class Screen:
     def resize(self, window: str, width: int, height: int) -> None:
         """Give a window another size."""
         self._run("xdotool", "windowsize", "--sync", window, str(width), str(height))
+
+    def drag(self, window: str, left: int, top: int) -> None:
+        """Move a window."""
+        self._run("xdotool", "windowmove", "--sync", window, str(left), str(top))
 
     def type(self, text: str) -> None:
         """Type printable ASCII as a person would, key by key."""
@@ -267,6 +289,21 @@ class Xvfb(Screen):
     ) -> None:
         if self.process is not None:
             self.process.stop()
+
+
+def still(screen: Screen, *, for_s: float = 1.2, within_s: float = 2 * ACT_S) -> Picture:
+    """Wait until a screen has shown the same for a while; gives it."""
+    seen = [screen.picture()]
+    since = [time.monotonic()]
+
+    def rests() -> bool:
+        now = screen.picture()
+        if now != seen[0]:
+            seen[0], since[0] = now, time.monotonic()
+        return time.monotonic() - since[0] >= for_s
+
+    eventually("a screen shows the same for a while", rests, within_s=within_s)
+    return seen[0]
 
 
 def same(one: Screen, other: Screen, *, within_s: float = ACT_S) -> Picture:
