@@ -1,4 +1,4 @@
-"""The archive's keeper: purges what its time has come for, and tells beforehand what that is.
+"""The archive's keeper: purges what its time has come for, tells beforehand what that is, and keeps the store in step.
 
 Rule 1: it looks once an hour, and every minute whether the disk has room; one purge at a time.
 Rule 2: a purge that fails is logged and counted, and tried again; it never ends the daemon.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -15,11 +16,14 @@ import trio
 from proxyd import log, metrics
 from proxyd.errors import ProxydError
 from proxyd.recorder import store
+from proxyd.recorder.fsck import Problem, check
 from proxyd.recorder.holds import Hold, Holds
 from proxyd.recorder.retention import Doomed, Undertaker, plan
 
 if TYPE_CHECKING:
     from proxyd.engine import Core
+    from proxyd.recorder.catalog import SessionRow
+    from proxyd.uploads import Uploads
 
 HOUR_S: Final = 3600.0
 MINUTE_S: Final = 60.0
@@ -31,19 +35,27 @@ _log = log.get("archive")
 class Archive:
     """Holds and retention of one daemon."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, uploads: Uploads | None = None) -> None:
         self._core = core
         self._purging = trio.Lock()
+        self.uploads = uploads
         self.holds = Holds(core.catalog)
-        self._undertaker = Undertaker(core.config.recording.directory, self.holds, core.ledger)
+        stored = uploads.stored if uploads else None
+        self._undertaker = Undertaker(core.config.recording.directory, self.holds, core.ledger, stored)
 
     async def run(self) -> None:
-        """Finish what a crash left, then keep to the policies until cancelled (rule 1)."""
-        await self._try(self._finish)
+        """Keep to the policies and fill the store until cancelled (rule 1)."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep)
+            if self.uploads is not None:
+                nursery.start_soon(self.uploads.run)
+
+    async def _keep(self) -> None:
         swept = -HOUR_S
         while True:
             hourly = trio.current_time() - swept >= HOUR_S
             if hourly or await trio.to_thread.run_sync(self._pressed):
+                await self._try(self._finish)
                 await self._try(self.sweep)
                 swept = trio.current_time() if hourly else swept
             await trio.sleep(MINUTE_S)
@@ -87,6 +99,18 @@ class Archive:
     async def due(self) -> list[Doomed]:
         """Say what a purge would take now, and why."""
         return await trio.to_thread.run_sync(self._plan)
+
+    async def at_hand(self, row: SessionRow) -> Path:
+        """Give the directory of a recording, brought back from the store if need be. Raises StoreError, OSError."""
+        if self.uploads is None:
+            return Path(row.path)
+        return await self.uploads.fetch(row)
+
+    async def check(self) -> list[Problem]:
+        """List what catalog, disk and store do not agree about. Raises CatalogError, StoreError."""
+        root = self._core.config.recording.directory
+        stored = self.uploads.stored if self.uploads else None
+        return await trio.to_thread.run_sync(lambda: list(check(root, self._core.catalog, stored)))
 
     async def sweep(self) -> None:
         """Purge what the policies say."""

@@ -1,4 +1,4 @@
-"""`proxyctl`'s commands about keeping recordings: hold, release, holds, purge."""
+"""`proxyctl`'s commands about keeping recordings: hold, release, holds, purge; and whether all of it is there: fsck."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def add_to(group: CommandLine) -> None:
     """Add these commands, in the order the help shows them."""
-    for command in (hold, release, holds, purge):
+    for command in (hold, release, holds, purge, fsck):
         group.add_command(command)
 
 
@@ -118,3 +118,24 @@ def _tell(run: Run, stream: Iterable[dict[str, Any]], *, dry_run: bool) -> None:
     run.output.line(f"{count} recordings, {size(taken)}{' would go' if dry_run else ' purged'}.")
     if kept and not dry_run:
         sys.exit(FAILED)
+
+
+@click.command(cls=Command, short_help="Check that catalog, disk and store agree.")
+@click.pass_obj
+def fsck(run: Run) -> None:
+    """Check that the catalog, the recordings on disk and those in the store agree; changes nothing.
+
+    What the recordings hold is checked by `proxyctl verify`.
+    """
+    found = 0
+    with run.client().stream("fsck") as stream:
+        for frame in stream:
+            if (problem := frame.get("problem")) is None:
+                continue
+            found += 1
+            if run.output.json:
+                run.output.document(problem)
+            run.output.line(f"{problem['session'][:ID_SHOWN]}  {problem['code']}: {problem['text']}")
+    if found:
+        sys.exit(FAILED)
+    run.output.line("Catalog, disk and store agree.")

@@ -242,6 +242,20 @@ class Index(_Section, frozen=True, kw_only=True):
     workers: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
 
 
+class Store(_Section, frozen=True, kw_only=True):
+    """Where copies of recordings go, by URL (s3://, gs://, az://, file://), as they are written.
+
+    `options`: of its kind, as `endpoint` and `region` of S3's; `secrets`: such options as vault references. Without secrets
+    the environment's or the machine's own credentials are taken. Local copies of what is stored go after `keep_local_days`;
+    0: never.
+    """
+
+    url: Annotated[str, msgspec.Meta(pattern="^[a-z0-9]+://")]
+    options: dict[str, str] = {}
+    secrets: dict[str, Reference] = {}
+    keep_local_days: Annotated[float, msgspec.Meta(ge=0)] = 0
+
+
 class Operator(_Section, frozen=True, kw_only=True):
     """Who may use the control socket: matched by uid or gid. `user`: the proxyd user this person is."""
 
@@ -384,6 +398,7 @@ class Config(_Section, frozen=True, kw_only=True):
     grants: list[Grant] = []
     rules: list[Rule] = []
     retention: list[Retention] = []
+    store: Store | None = None
 
 
 def load(path: Path) -> Config:

@@ -100,8 +100,11 @@ class Reader:
             return self.struct(data, kind, where, {})
         if get_origin(kind) is dict:
             each = get_args(kind)[1]
+            named = isinstance(each, type) and issubclass(each, msgspec.Struct)
             return {
                 key: self.struct(value, each, (*where, key), {"name": key})
+                if named
+                else self._value(value, each, (*where, key))
                 for key, value in self._table(data, where).items()
             }
         if get_origin(kind) is list and isinstance(data, list):

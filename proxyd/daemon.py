@@ -12,12 +12,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import importlib.util
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
@@ -43,6 +44,10 @@ from proxyd.recorder.recover import Recovered, recover
 from proxyd.session import SHUTTING_DOWN, Registry
 from proxyd.systemd_notify import notify
 from proxyd.tokens import Tokens
+from proxyd.vault import VaultError
+
+if TYPE_CHECKING:
+    from proxyd.uploads import Uploads
 
 SHUTDOWN_BY = "proxyd"
 """Who a recording says dropped the sessions that a stop ended."""
@@ -134,7 +139,7 @@ class Daemon:
             with host.signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as arriving:
                 await nursery.start(self.core.recorder.run)
                 self._start_indexer(nursery)
-                self.archive = Archive(self.core)
+                self.archive = Archive(self.core, await self._uploads())
                 nursery.start_soon(self.archive.run)
                 names = await self._open(nursery)
                 for listener in self._listeners:
@@ -198,6 +203,21 @@ class Daemon:
                 _log.info("stopped", ledger_entries=ledger.head.n, ledger_head=ledger.head.hash)
                 ledger.close()
                 catalog.close()
+
+    async def _uploads(self) -> Uploads | None:
+        """Make the store elsewhere ready, where there is one; raises ConfigError."""
+        if self.config.store is None:
+            return None
+        if importlib.util.find_spec("obstore") is None:
+            raise ConfigError("the store needs obstore: pip install 'proxyd[store]'", self.config.path)
+        from proxyd.recorder.remote import StoreError  # noqa: PLC0415 - only where it is used
+        from proxyd.uploads import Uploads, open_store  # noqa: PLC0415
+
+        try:
+            stored = await open_store(self.config.store, self.config.recording.directory, self.catalog)
+        except (StoreError, VaultError) as error:
+            raise ConfigError(str(error), self.config.path) from None
+        return Uploads(stored, self.ledger, self.config.store.keep_local_days)
 
     async def _open(self, nursery: trio.Nursery) -> dict[str, str]:
         """Open every listener; give their names and addresses."""
@@ -294,6 +314,7 @@ class Daemon:
             node=before.node,
             state=before.state,
             recording=before.recording,
+            store=before.store,
             listen=before.listen,
             index=before.index,
             control=msgspec.structs.replace(settings.control, socket=before.control.socket),

@@ -80,6 +80,16 @@ PURGES_FAILED: Final = Counter(
     "proxyd_purges_failed", "Times a purge ended with an error.", registry=REGISTRY
 )
 HELD: Final = Gauge("proxyd_recordings_held", "Sessions that are held now.", registry=REGISTRY)
+STORED_BYTES: Final = Counter("proxyd_stored_bytes", "Bytes the store has acknowledged.", registry=REGISTRY)
+STORE_FAILURES: Final = Counter(
+    "proxyd_store_failures", "Times the store refused or was not reached.", registry=REGISTRY
+)
+STORE_PENDING: Final = Gauge(
+    "proxyd_store_pending_files", "Files the store has yet to get.", registry=REGISTRY
+)
+STORE_LAG: Final = Gauge(
+    "proxyd_store_lag_seconds", "Age of the oldest file the store has yet to get.", registry=REGISTRY
+)
 RECORDED_BYTES: Final = Counter("proxyd_recorded_bytes", "Bytes written to segments.", registry=REGISTRY)
 FSYNC_SECONDS: Final = Histogram(
     "proxyd_fsync_seconds",

@@ -477,4 +477,16 @@ WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrm
 # Of more than this the oldest go; and while the disk has less than free_bytes free, the oldest go.
 #max_bytes = 500_000_000_000
 #free_bytes = 10_000_000_000
+
+# ---------------------------------------------------------------------------------------------------- store
+
+# Copies of recordings elsewhere, as they are written (pip install 'proxyd[store]'): s3://BUCKET/PREFIX, gs://, az://
+# or file:///DIRECTORY. Objects are written once. Read at start.
+#[store]
+#url = "s3://recordings/node1"
+# What its kind needs to be told: of S3's endpoint, region, ...; and the secret ones, by reference.
+#options = { endpoint = "https://s3.example", region = "eu-central-1" }
+#secrets = { access_key_id = "file:keys/s3_id", secret_access_key = "file:keys/s3_secret" }
+# Local copies of what the store has go after so many days; 0: never. They come back when someone asks for one.
+#keep_local_days = 30
 """

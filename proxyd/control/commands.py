@@ -232,6 +232,7 @@ _EMPTY_ROW: dict[str, Any] = {
     "channels": {},
     "purged_at": None,
     "purged_why": "",
+    "stored_at": None,
 }  # what only the catalog knows, for a session it missed
 
 
@@ -407,8 +408,9 @@ async def _open_recording(services: Services, caller: Caller, one: One, kind: st
         raise ControlError(Code.NOT_FOUND, f"session {found.id} has no recording on this node")
     row = await _find_row(services, found.id)
     views = await trio.to_thread.run_sync(_views, services.ledger, found.id)
+    path = await services.archive.at_hand(found)
     await _note(services, "view", session=found.id, who=caller.name, kind=kind, seconds=0)
-    return {"session": row, "path": found.path, "views": views}
+    return {"session": row, "path": str(path), "views": views}
 
 
 async def _reload(services: Services, caller: Caller, _: Nothing) -> dict[str, Any]:
@@ -498,6 +500,7 @@ COMMANDS: Mapping[str, Command] = {
     "purge": Command(_P.PURGE, keeping.Purge, stream=keeping.purge),
     "rdp-file": Command(_P.ISSUE, RdpFile, issue),
     "rdp-revoke": Command(_P.ISSUE, RdpRevoke, revoke),
+    "fsck": Command(_P.STATUS, Nothing, stream=keeping.fsck),
     "reload": Command(_P.RELOAD, Nothing, _reload),
     "users": Command(_P.STATUS, Nothing, _users),
 }

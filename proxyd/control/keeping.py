@@ -1,7 +1,8 @@
 """What may be asked about keeping recordings: holds, and what is purged when (mission M7).
 
 Rule 1: a hold, its release and every purge are in the ledger with who asked for it and why.
-Rule 2: what an operator names is purged only where no hold is; a dry run says what would go and touches nothing.
+Rule 2: `fsck` tells where catalog, disk and store disagree, and changes nothing.
+Rule 3: what an operator names is purged only where no hold is; a dry run says what would go and touches nothing.
 """
 
 from __future__ import annotations
@@ -79,6 +80,12 @@ async def purge(services: Services, caller: Caller, wanted: Purge, send: Send) -
     for one in doomed:
         done = wanted.dry_run or await services.archive.purge(one, caller.name)
         await send({"recording": one._asdict() | {"purged": done and not wanted.dry_run, "kept": not done}})
+
+
+async def fsck(services: Services, _caller: Caller, _: msgspec.Struct, send: Send) -> None:
+    """Send each thing that catalog, disk and store do not agree about."""
+    for problem in await services.archive.check():
+        await send({"problem": problem._asdict()})
 
 
 async def _named(services: Services, wanted: Purge) -> list[Doomed]:

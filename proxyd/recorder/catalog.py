@@ -64,6 +64,7 @@ class SessionRow:
     path: str
     purged_at: float | None
     purged_why: str
+    stored_at: float | None
 
 
 @dataclass(frozen=True, slots=True)

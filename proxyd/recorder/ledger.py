@@ -34,6 +34,7 @@ FIRST = "0" * 64  # the hash before the first entry
 LINE_LIMIT = 256 * 1024  # bytes of one entry: many times the longest reason anyone types
 TAIL = 4 * LINE_LIMIT  # how far back from its end a torn ledger is searched for a whole entry
 REPAIRED = "repaired"
+STORED = "stored"  # a recording of which the store elsewhere has every file
 PURGED = "purged"  # the tombstone of a recording
 _PEM_END = b"-----END PUBLIC KEY-----\n"
 

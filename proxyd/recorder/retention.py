@@ -2,7 +2,7 @@
 
 Rule 1: the first policy whose targets fit decides; a session no policy fits is kept for good.
 Rule 2: a recording is condemned only where no hold is (holds.py), its tombstone is in the ledger before the first byte
-        goes, and what a crash left half gone goes at the next start.
+        goes, and what a crash or a store that was away left half gone goes later.
 Rule 3: by age what is older goes; by size and for space the oldest go, and only as many as it takes. What is held counts
         as what it takes, and stays.
 Rule 4: `plan` touches nothing: what it says is what would go.
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from proxyd.config import Retention
     from proxyd.recorder.catalog import SessionRow
     from proxyd.recorder.ledger import Ledger
+    from proxyd.recorder.stored import Stored
 
 DAY_S: Final = 86_400
 
@@ -92,15 +93,16 @@ def _doomed(one: Kept, why: str) -> Doomed:
 class Undertaker:
     """Takes recordings away."""
 
-    def __init__(self, root: Path, holds: Holds, ledger: Ledger) -> None:
+    def __init__(self, root: Path, holds: Holds, ledger: Ledger, stored: Stored | None = None) -> None:
         self._root = root
+        self._stored = stored
         self._holds = holds
         self._ledger = ledger
 
     def purge(self, doomed: Doomed, by: str) -> bool:
         """Take a recording away; False when it may not go after all (rule 2).
 
-        Raises CatalogError, LedgerError; OSError when storage refuses, and then it goes at the next start.
+        Raises CatalogError, LedgerError; StoreError and OSError when storage refuses, and then `finish` takes it away.
         """
         row = self._holds.condemn(doomed.session, doomed.why)
         if row is not None:
@@ -132,6 +134,8 @@ class Undertaker:
                 chain=row.chain,
             )
         folder = store.find(self._root, row.id)
+        if self._stored is not None:
+            self._stored.remote.delete(self._stored.key(self._stored.folder(row.path)))
         if folder is not None:
             shutil.rmtree(folder)
             store.sync_directory(folder.parent)

@@ -34,6 +34,7 @@ SESSIONS: Final = sa.Table(
     sa.Column("path", sa.Text),
     sa.Column("purged_at", sa.Double),
     sa.Column("purged_why", sa.Text),
+    sa.Column("stored_at", sa.Double),
 )
 BLOCKS: Final = sa.Table(
     "blocks",
@@ -55,4 +56,12 @@ HOLDS: Final = sa.Table(
     sa.Column("reason", sa.Text),
     sa.Column("released_at", sa.Double),
     sa.Column("released_by", sa.Text),
+)
+STORED: Final = sa.Table(
+    "stored",
+    SCHEMA,
+    sa.Column("session", sa.Text, sa.ForeignKey("sessions.id"), primary_key=True),
+    sa.Column("file", sa.Text, primary_key=True),
+    sa.Column("size", sa.BigInteger),
+    sa.Column("at", sa.Double),
 )

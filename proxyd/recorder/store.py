@@ -134,7 +134,8 @@ def find(root: Path, session: str) -> Path | None:
 
 def recordings(root: Path) -> Iterator[Path]:
     """Yield the directory of every recording below `root`, oldest day first."""
-    yield from sorted(path for path in root.glob("[0-9]*/[0-9]*/[0-9]*/*") if path.is_dir())
+    found = (path for path in root.glob("[0-9]*/[0-9]*/[0-9]*/*") if _NAME.fullmatch(path.name))
+    yield from sorted(path for path in found if path.is_dir())
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -23,7 +23,7 @@ from proxyd.recorder import manifest as manifests
 from proxyd.recorder import store
 from proxyd.recorder.keys import key_id
 from proxyd.recorder.layout import NO_CHAIN
-from proxyd.recorder.ledger import PURGED, Entry, LedgerReader
+from proxyd.recorder.ledger import PURGED, STORED, Entry, LedgerReader
 from proxyd.recorder.manifest import Manifest, SegmentEntry
 from proxyd.recorder.segment import Scan, scan
 
@@ -51,8 +51,8 @@ class Problem:
 class Report:
     """What verifying one recording, or the ledger (`state` "ledger"), found.
 
-    `state`: "live", "sealed", "recovered", "failed", "missing", or "unknown" without a manifest. `unsigned`: records
-    of a live recording after its last signature.
+    `state`: "live", "sealed", "recovered", "failed", "stored" elsewhere alone, "missing", or "unknown" without a manifest.
+    `unsigned`: records of a live recording after its last signature.
     """
 
     session: str
@@ -81,6 +81,8 @@ class Report:
             return f"{name} is not whole: {where}{self.problems[0].text}{others}"
         if self.state == "ledger":
             return f"{name} is whole: {self.records} entries"
+        if self.state == "stored":
+            return f"{name} is not here: the store has it, whole when it took it; see proxyctl fsck"
         unsigned = f", the last {self.unsigned} not signed yet" if self.unsigned else ""
         return (
             f"{name} is whole: {self.state}, {self.segments} segments, {self.records} records{unsigned},"
@@ -129,9 +131,12 @@ def verify_all(
         sealing = known.pop(path.name, None)
         look = functools.partial(_look, path, keys, ledger, sealing, root=root)
         reports.append(_settled(look, root, path.name))
-    reports += [
-        _missing(root, session, "the ledger has it sealed") for session in sorted(known.keys() - purged)
-    ]
+    stored = {entry.fields.get("session") for entry in ledger.entries(STORED, past_damage=True)}
+    for session in sorted(known.keys() - purged):
+        elsewhere = Report(session, root, "stored", ())
+        reports.append(
+            elsewhere if session in stored else _missing(root, session, "the ledger has it sealed")
+        )
     for session in store.marked_open(root):
         if session not in known:
             begun = _settled(functools.partial(_look_for, root, session), root, session)

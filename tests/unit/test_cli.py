@@ -49,7 +49,7 @@ def test_help_answers_at_once_and_lists_every_command() -> None:
     done = subprocess.run([*PROXYCTL, "--help"], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     for name in ("sessions", "show", "watch", "block", "unblock", "blocked", "drop", "status", "reload", "users",
-                 "log", "replay", "export", "verify", "hold", "release", "holds", "purge", "completion"):  # fmt: skip
+                 "log", "replay", "export", "verify", "hold", "release", "holds", "purge", "fsck", "completion"):  # fmt: skip
         assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE)
     assert "..." not in done.stdout.split("Commands:")[1]
     spent = (

@@ -1,0 +1,96 @@
+"""Copies recordings to the store elsewhere while they are written, and brings them back when they are asked for.
+
+Rule 1: a store that is slow or away costs no session anything: files wait on the local disk, and metrics say how long.
+Rule 2: one file after the other, the oldest recording first; a failure is tried again after 1 s, then 2, up to a minute.
+Rule 3: what was under way at a restart goes on: what the store has acknowledged is noted in the catalog.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from proxyd import log, metrics, vault
+from proxyd.errors import ProxydError
+from proxyd.recorder.ledger import STORED
+from proxyd.recorder.remote import Remote
+from proxyd.recorder.stored import Pending, Stored
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from proxyd.config import Store
+    from proxyd.recorder.catalog import Catalog, SessionRow
+    from proxyd.recorder.ledger import Ledger
+
+LOOK_S: Final = 2.0  # between two looks for what is to go: segments roll once in minutes
+EVICT_S: Final = 3600.0
+LONGEST_S: Final = 60.0
+
+_log = log.get("store")
+
+
+async def open_store(store: Store, root: Path, catalog: Catalog) -> Stored:
+    """Make a store ready for the recordings below `root`. Raises VaultError, StoreError; asks no network."""
+    options = dict(store.options)
+    for name, reference in store.secrets.items():
+        options[name] = (await vault.fetch(reference)).text()
+    return Stored(root, catalog, Remote(store.url, options))
+
+
+class Uploads:
+    """What keeps a store up to date."""
+
+    def __init__(self, stored: Stored, ledger: Ledger, keep_local_days: float) -> None:
+        self.stored = stored
+        self._ledger = ledger
+        self._keep_local_days = keep_local_days
+        self._fetching = trio.Lock()
+
+    async def run(self) -> None:
+        """Copy until cancelled (rules 1 to 3)."""
+        wait, evicted = LOOK_S, -EVICT_S
+        while True:
+            try:
+                await self._send_all()
+                if self._keep_local_days and trio.current_time() - evicted >= EVICT_S:
+                    await self._evict()
+                    evicted = trio.current_time()
+            except (ProxydError, OSError) as error:
+                metrics.STORE_FAILURES.inc()
+                _log.error("the store did not take a file; it is tried again", why=str(error), seconds=wait)
+                await trio.sleep(wait)
+                wait = min(2 * wait, LONGEST_S)
+            else:
+                wait = 1.0
+                await trio.sleep(LOOK_S)
+
+    async def _send_all(self) -> None:
+        while pending := await trio.to_thread.run_sync(self.stored.pending):
+            metrics.STORE_PENDING.set(len(pending))
+            metrics.STORE_LAG.set(await trio.to_thread.run_sync(self.stored.lag_s, pending))
+            for one in pending:
+                metrics.STORED_BYTES.inc(await trio.to_thread.run_sync(self._send, one))
+        metrics.STORE_PENDING.set(0)
+        metrics.STORE_LAG.set(0)
+
+    def _send(self, one: Pending) -> int:
+        size = self.stored.put(one)
+        if one.last:  # before the catalog has it: an entry twice is better than none
+            self._ledger.append(STORED, session=one.session, url=self.stored.remote.url)
+        self.stored.note(one, size)
+        return size
+
+    async def _evict(self) -> None:
+        for session in await trio.to_thread.run_sync(self.stored.evict, self._keep_local_days):
+            _log.info("the local copy has gone, the store has it", session=session)
+
+    async def fetch(self, row: SessionRow) -> Path:
+        """Bring a recording back, if it is not here; waits for the network. Raises StoreError, OSError."""
+        folder = self.stored.folder(row.path)
+        async with self._fetching:
+            if folder.exists() or row.stored_at is None:
+                return folder
+            _log.info("fetched from the store", session=row.id)
+            return await trio.to_thread.run_sync(self.stored.fetch, row)

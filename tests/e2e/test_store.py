@@ -1,0 +1,151 @@
+"""Recordings in a store elsewhere: nothing is lost or there twice, whatever of daemon and store goes away meanwhile."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from proxyd.recorder.remote import Remote
+from tests.e2e.lab import Lab, held
+from tests.peers import eventually, s3
+from tests.peers.clients import OpenSSH
+from tests.peers.s3 import KEYS, S3
+
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not s3.INSTALLED, reason="moto is not installed"),
+]
+
+SSH = OpenSSH()
+STORED_S = 90.0
+
+
+@pytest.fixture
+def server(short: Path) -> Iterator[S3]:
+    with S3(short / "s3") as running:
+        yield running
+
+
+def equipped(own_lab: Callable[..., Lab], short: Path, server: S3, **more: object) -> Lab:
+    lab = own_lab()
+    lab.proxyd.settings["store"] = server.settings(short / "keys") | more
+    lab.proxyd.write()
+    lab.proxyd.restart()
+    return lab
+
+
+def remote(server: S3) -> Remote:
+    return Remote(server.url, server.options | KEYS)
+
+
+def run(lab: Lab, short: Path, count: int = 1) -> None:
+    for _ in range(count):
+        assert SSH.execute(lab.proxied(short), "echo in").out == b"in\n"
+
+
+def all_stored(lab: Lab) -> bool:
+    return all(row["stored_at"] is not None for row in lab.proxyd.sessions(limit=1000))
+
+
+def test_what_is_stored_is_what_was_recorded_and_comes_back(
+    own_lab: Callable[..., Lab], short: Path, server: S3
+) -> None:
+    lab = equipped(own_lab, short, server)
+    run(lab, short)
+    eventually("it is stored", lambda: all_stored(lab), within_s=STORED_S)
+    (row,) = lab.proxyd.sessions()
+    folder = Path(lab.proxyd.call("export", session=row["id"])["path"])
+    there = {found.key.rpartition("/")[2]: found for found in remote(server).objects()}
+    for path in folder.iterdir():
+        assert b"".join(remote(server).read(there[path.name].key)) == path.read_bytes()
+    assert lab.proxyd.ctl("fsck").out == ""
+    before = lab.proxyd.ctl("log", row["id"]).out
+    shutil.rmtree(folder)  # as `keep_local_days` does
+    assert lab.proxyd.ctl("verify", "--all").code == 0
+    assert lab.proxyd.ctl("log", row["id"]).out.count("\n") == before.count("\n")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(there)
+    assert lab.proxyd.ctl("verify", row["id"]).code == 0
+    assert KEYS["secret_access_key"] not in lab.proxyd.logs()
+
+
+def test_local_copies_go_only_when_the_store_has_all(
+    own_lab: Callable[..., Lab], short: Path, server: S3
+) -> None:
+    lab = equipped(own_lab, short, server, keep_local_days=1e-6)
+    run(lab, short)
+    (row,) = lab.proxyd.sessions()
+    eventually("it is stored", lambda: all_stored(lab), within_s=STORED_S)
+    lab.proxyd.restart()  # it looks at the start, then hourly
+    recordings = lab.proxyd.home / "recordings"
+    eventually("the local copy has gone", lambda: not list(recordings.glob(f"*/*/*/{row['id']}")))
+    assert lab.proxyd.ctl("fsck").code == 0
+    assert lab.proxyd.ctl("verify", "--all").code == 0
+    assert lab.proxyd.ctl("log", row["id"]).code == 0
+
+
+@pytest.mark.mission("M7")
+def test_a_purge_takes_it_from_the_store_too(own_lab: Callable[..., Lab], short: Path, server: S3) -> None:
+    lab = equipped(own_lab, short, server)
+    run(lab, short, 2)
+    eventually("they are stored", lambda: all_stored(lab), within_s=STORED_S)
+    first, second = lab.proxyd.sessions()
+    assert lab.proxyd.ctl("purge", first["id"], "--reason", "spilled", "--yes").code == 0
+    assert {found.key.split("/")[3] for found in remote(server).objects()} == {second["id"]}
+    assert lab.proxyd.ctl("fsck").code == 0
+
+
+def test_fsck_tells_what_does_not_agree(own_lab: Callable[..., Lab], short: Path, server: S3) -> None:
+    lab = equipped(own_lab, short, server)
+    run(lab, short)
+    eventually("it is stored", lambda: all_stored(lab), within_s=STORED_S)
+    (row,) = lab.proxyd.sessions()
+    key = next(found.key for found in remote(server).objects() if found.key.endswith(".pxr"))
+    assert remote(server).delete(key.rpartition("/")[0]) == 2
+    stray = short / "000000.pxr"
+    stray.write_bytes(b"x")
+    remote(server).put(f"2026/01/01/{'f' * 32}/000000.pxr", stray)
+    done = lab.proxyd.ctl("fsck", check=False)
+    assert done.code == 1
+    assert {(found["session"], found["code"]) for found in done.lines} == {
+        (row["id"], "lost"),
+        ("f" * 32, "unlisted"),
+    }
+
+
+def survives(lab: Lab, short: Path, server: S3, sessions: int, outage_s: float) -> None:
+    """A daemon killed, a store away for a while, and sessions all the time: nothing is lost, nothing is there twice."""
+    run(lab, short, sessions // 4)
+    server.pause(True)
+    began = time.monotonic()
+    run(lab, short, sessions // 4)
+    with held(lab, short, "cat"):
+        lab.proxyd.kill()
+        lab.proxyd.start()
+    run(lab, short, sessions // 4)
+    eventually("the outage has lasted", lambda: time.monotonic() - began >= outage_s, within_s=outage_s + 10)
+    server.pause(False)
+    run(lab, short, sessions - 3 * (sessions // 4))
+    eventually("all are stored", lambda: all_stored(lab), within_s=240)
+    assert lab.proxyd.ctl("fsck").out == ""
+    assert lab.proxyd.ctl("verify", "--all").code == 0
+    rows = {row["id"] for row in lab.proxyd.sessions(limit=1000)}
+    assert len(rows) == sessions + 1
+    manifests = [
+        found.key.split("/")[3] for found in remote(server).objects() if found.key.endswith("manifest.json")
+    ]
+    assert sorted(manifests) == sorted(rows)
+
+
+def test_a_daemon_killed_and_a_store_away(own_lab: Callable[..., Lab], short: Path, server: S3) -> None:
+    survives(equipped(own_lab, short, server), short, server, 12, 3.0)
+
+
+@pytest.mark.slow
+def test_a_daemon_killed_and_a_store_away_for_a_minute(
+    own_lab: Callable[..., Lab], short: Path, server: S3
+) -> None:
+    survives(equipped(own_lab, short, server), short, server, 200, 60.0)
