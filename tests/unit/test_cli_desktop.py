@@ -61,6 +61,14 @@ def test_a_line_ends_with_enter_a_pause_and_a_block() -> None:
     assert shown(stroke("a"), stroke("b", at_us=PAUSE_US + 1)) == ["a", "b"]
 
 
+def test_enter_behind_an_accent_that_waited_ends_the_line() -> None:
+    """Found by a campaign: the two came as one text, and the line went on behind its end."""
+    assert shown(stroke("a"), stroke("´\n", "Enter"), stroke("b"), stroke("^\t", "Tab")) == [
+        "a´‹Enter›",
+        "b^‹Tab›",
+    ]
+
+
 def test_keys_without_text_are_named_and_counted_and_accents_wait() -> None:
     assert shown(
         stroke("a"), *[stroke("", "Backspace")] * 3, stroke("", "Ctrl+C"), stroke("\t", "Tab"), stroke("", "Ctrl++"),

@@ -50,6 +50,10 @@ class _Open:
     def take(self, stroke: Keystroke) -> bool:
         """Add a press; True when it ends the line."""
         self._last_us = stroke.at_us
+        if len(stroke.text) > 1 and stroke.text[-1] in _NAMED:  # an accent that waited, and Enter or Tab
+            self._end_key()
+            self._text += stroke.text[:-1].translate(_ESCAPED)
+            stroke = stroke._replace(text=stroke.text[-1])
         key = _key(stroke)
         if key != self._key:
             self._end_key()
