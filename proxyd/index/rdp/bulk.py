@@ -26,6 +26,8 @@ _TYPE: Final = 0x0F  # of the flags, MS-RDPBCGR 2.2.8.1.1.1.2
 _HISTORY: Final = 1 << 16
 _PIECE: Final = 1 << 12  # of a history put back: less than the decoder gives at once for either type
 _LITERALS: Final = [f"{byte:08b}" if byte < 0x80 else f"10{byte & 0x7F:07b}" for byte in range(256)]
+_FLUSHED: Final = int(Compression.FLUSHED)  # as numbers: every PDU is asked about them, and names cost
+_COMPRESSED: Final = int(Compression.COMPRESSED)
 
 
 class Inflater:
@@ -41,12 +43,12 @@ class Inflater:
 
     def inflate(self, data: bytes, flags: int) -> bytes:
         """Give what the PDU holds, decompressed if it is; raises WireError."""
-        if flags & Compression.FLUSHED:
+        if flags & _FLUSHED:
             # A new history may be of another type, which the decoder would refuse.
             self._mppc = NativeBulkDecompressor(_COMPRESSION_64K)
             self._reached = 0
             self._lost = False
-        if not flags & Compression.COMPRESSED:
+        if not flags & _COMPRESSED:
             return data
         if self._lost:
             raise WireError("compressed output builds on what could not be read")

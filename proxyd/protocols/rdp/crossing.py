@@ -324,11 +324,14 @@ class FromTarget:
         ours = self.numbers.to_client.get(data.channel)
         if ours is None:
             return []  # on its user's or its message channel, of which the client knows nothing
-        own = mcs.redirect(frame, data.initiator, ours)
-        data = data._replace(channel=ours)
+        own = frame
+        if ours != data.channel:
+            own, data = mcs.redirect(frame, data.initiator, ours), data._replace(channel=ours)
         if ours != mcs.GLOBAL_CHANNEL:
             return self._channel(own, data)
         if self.desk.licensed:
+            if share.paints(data.payload):
+                return [own]
             return _edited(own, data, self._control, to_server=False)
         self.desk.licensed = info.parse_license(data.payload).granted
         self.licensing = True

@@ -106,6 +106,10 @@ class ErrorInfo(enum.IntEnum):
     LOGOFF_BY_USER = 0x0C
 
 
+_PICTURES: Final = frozenset({DataKind.UPDATE, DataKind.POINTER})
+_DATA_KIND_AT: Final = 14  # of pduType2 in a payload
+
+
 class Control(NamedTuple):
     """A share control PDU; `body` follows its header."""
 
@@ -156,6 +160,16 @@ def split(payload: bytes) -> list[Control]:
         found.append(Control(kind, source, payload[min(at + _CONTROL.size, at + total) : at + total]))
         at += total
     return found
+
+
+def paints(payload: bytes) -> bool:
+    """Tell a payload that is one update or pointer PDU and nothing else, which is nearly all that targets send."""
+    return (
+        len(payload) >= _CONTROL.size + _DATA.size
+        and payload[_DATA_KIND_AT] in _PICTURES
+        and payload[2] & _KIND_BITS == ControlKind.DATA
+        and payload[0] | payload[1] << 8 == len(payload)
+    )
 
 
 def build_control(control: Control) -> bytes:

@@ -42,6 +42,11 @@ class BitmapFlag(enum.IntFlag):
     NO_COMPRESSION_HDR = 0x0400
 
 
+# As numbers: `&` with a flag's name takes longer than all else that is read of a rectangle, and screens have thousands.
+_COMPRESSION: Final = int(BitmapFlag.COMPRESSION)
+_NO_COMPRESSION_HDR: Final = int(BitmapFlag.NO_COMPRESSION_HDR)
+
+
 class PointerType(enum.IntEnum):
     """messageType of a slow-path Pointer PDU, 2.2.9.1.1.4."""
 
@@ -72,7 +77,7 @@ class Bitmap(NamedTuple):
     @property
     def compressed(self) -> bool:
         """Whether the pixels are RLE (up to 24 bits) or planar (32 bits)."""
-        return bool(self.flags & BitmapFlag.COMPRESSION)
+        return bool(self.flags & _COMPRESSION)
 
 
 class SystemPointer(NamedTuple):
@@ -125,7 +130,7 @@ def parse_bitmaps(data: bytes) -> list[Bitmap]:
 
 def _bitmap(reader: Reader) -> Bitmap:
     *place, depth, flags, size = _BITMAP.unpack(reader.take(_BITMAP.size))
-    if flags & BitmapFlag.COMPRESSION and not flags & BitmapFlag.NO_COMPRESSION_HDR:
+    if flags & _COMPRESSION and not flags & _NO_COMPRESSION_HDR:
         reader.skip(_CD_HEADER)
         size -= _CD_HEADER
     left, top, right, bottom, width, height = place

@@ -108,6 +108,17 @@ def test_compression_is_told():
     assert not only(seeds.FONT_MAP).compressed
 
 
+@pytest.mark.parametrize("kind", list(DataKind))
+def test_a_picture_alone_is_told_by_its_bytes(kind):
+    payload = share.build_share_data(ShareData(SHARE, 1002, kind, b"some"))
+    assert share.paints(payload) is (kind in {DataKind.UPDATE, DataKind.POINTER})
+    assert not share.paints(payload * 2)
+    assert not share.paints(payload + bytes(4))
+    assert not any(share.paints(payload[:size]) for size in range(len(payload)))
+    other = share.build_control(Control(ControlKind.CONFIRM_ACTIVE, 1002, share.split(payload)[0].body))
+    assert not share.paints(other)
+
+
 def test_deactivate_all():
     (control,) = share.split(share.deactivate_all(SHARE, 1002))
     assert (control.kind, control.source, control.body) == (
