@@ -14,7 +14,17 @@ import bench
 from bench.rig import Rig, console, run, say, surroundings
 
 TERMINATED = 128 + signal.SIGTERM
-NOT_SCRIPTS = ("__main__", "database", "desk", "rig", "trio_relay")
+NOT_SCRIPTS = (
+    "__main__",
+    "database",
+    "desk",
+    "desktop",
+    "rdp_decode",
+    "rdp_idle",
+    "rig",
+    "trio_relay",
+    "xdisplay",
+)
 
 
 def scripts() -> list[str]:

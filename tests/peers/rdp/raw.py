@@ -239,11 +239,12 @@ class RawTarget:
     """
 
     def __init__(self, identity: Identity) -> None:
-        self._script: Script = lambda side: None
+        self.identity = identity
+        self._script: Script = lambda side: side.rest() and None
         self._begins = ACTIVE
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(identity.certificate, identity.key)
-        self._listener = socket.create_server((HOST, 0))
+        self._listener = socket.create_server((HOST, 0), backlog=128)
         self.port = self._listener.getsockname()[1]
         self.sessions: list[Seen] = []
         self.broken: list[BaseException] = []  # what a script asserted in vain
