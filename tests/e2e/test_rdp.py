@@ -95,6 +95,13 @@ def _account(rig_directory: Path, name: str, target: Xrdp | Shadow) -> dict[str,
     }
 
 
+def _pinned(target: dict[str, Any], fingerprint: str) -> dict[str, Any]:
+    """Trust a target for its certificate alone."""
+    return {name: value for name, value in target.items() if not name.startswith("tls")} | {
+        "tls_pins": [fingerprint]
+    }
+
+
 @pytest.fixture(scope="module")
 def rig(shared: Path) -> Iterator[Rig]:
     """Servers and proxyd for all tests of this file."""
@@ -120,6 +127,10 @@ def rig(shared: Path) -> Iterator[Rig]:
         proxyd.settings["targets"] |= {
             "stranger": stranger | {"tls_ca": str(identity.ca)},
             "locked": locked | {"accounts": {shadowed.user: {"password": f"file:{refused}"}}},
+            "pinned": _pinned(_account(directory, "pinned", desktop), desktop.identity.fingerprint),
+            "swapped": _pinned(_account(directory, "swapped", desktop), identity.fingerprint),
+            "mistyped": _account(directory, "mistyped", desktop)
+            | {"accounts": {desktop.user: {"password": f"file:{refused}"}}},
             "gone": locked | {"address": f"{HOST}:{free_port()}"},
         }
         proxyd.user("alice", password=hash_password(ALICE))
@@ -415,6 +426,7 @@ def test_nonsense_inside_tls_ends_the_connection(rig: Rig, sent: bytes) -> None:
     ("target", "why"),
     [
         ("stranger", "showed a certificate that is not trusted"),
+        ("swapped", "showed a certificate that is not the pinned one; its SHA-256 is "),
         ("locked", "locked broke off the login of its account"),
         ("gone", "gone refused the connection."),
     ],
@@ -431,6 +443,31 @@ def test_a_target_that_can_not_be_used_ends_the_session_before_it_begins(
     (end,) = rig.bodies(session, Kind.END)
     assert end["reason"] == "target error"
     assert why in end["error"]
+    found = {"stranger": ["certificate-untrusted"], "swapped": ["certificate-changed"]}.get(target, [])
+    assert [body["code"] for body in rig.bodies(session, Kind.FINDING)] == found
+
+
+@pytest.mark.mission("M11")
+def test_a_target_with_its_pinned_certificate_is_trusted(rig: Rig, short: Path) -> None:
+    with rig.client(short / "c", "alice%pinned", ALICE) as client:
+        works(client, rig.desktop)
+        session = rig.proxyd.the_live_session()["id"]
+    rig.proxyd.ended(session)
+    assert not rig.bodies(session, Kind.FINDING)
+
+
+def test_a_wrong_password_of_an_account_is_said_by_a_target_without_nla_itself(rig: Rig, short: Path) -> None:
+    """Inside TLS a server takes everybody in, and asks: what it shows then is in its own words, and recorded."""
+    with rig.client(short / "c", "alice%mistyped", ALICE) as client:
+        eventually(
+            "xrdp refuses",
+            lambda: f"login failed for user {rig.desktop.user}" in rig.desktop.log,
+            within_s=30,
+        )
+        eventually("the client shows it", lambda: client.screen.picture().colours >= 3)
+        assert client.connected
+        session = rig.proxyd.the_live_session()["id"]
+    assert rig.proxyd.ended(session)["reason"] == "closed"
 
 
 def corner(picture: Picture, width: int, height: int) -> bytes:
