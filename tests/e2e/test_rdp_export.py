@@ -181,7 +181,6 @@ def test_the_tone_is_in_the_recording_when_the_marker_is(session: Session) -> No
     begin, end = loud(samples)
     assert abs(pitch_hz(samples[begin:end], sound.RATE) - TONE_HZ) <= CLOSE_HZ
     heard_s = pieces[0].at_us / 1e6 + begin / sound.RATE
-    print("recording: sound", heard_s, "marker", marked_s(session.records), len(pieces))
     assert abs(heard_s - marked_s(session.records)) <= IN_SYNC_S
 
 
@@ -191,7 +190,6 @@ def test_the_tone_is_in_the_film_when_the_marker_is(film: Path, session: Session
     assert abs(pitch_hz(samples[begin:end], HZ) - TONE_HZ) <= CLOSE_HZ
     assert (end - begin) / HZ == pytest.approx(TONE_S, abs=DURATION_S)
     shown_s = next(at_s for at_s, picture in pictures(film) if near(picture, RED))
-    print("film: sound", begin / HZ, "marker", shown_s)
     assert abs(begin / HZ - shown_s) <= IN_SYNC_S
 
 
@@ -236,9 +234,7 @@ def test_the_film_shows_what_the_client_showed(film: Path, session: Session) -> 
                 shown[place] = picture
     for (moment_s, expected), picture in zip(session.seen, shown, strict=True):
         assert picture is not None
-        likeness = decibels(picture, expected)
-        print("at", moment_s, "dB", likeness)
-        assert likeness >= LEAST_DB
+        assert decibels(picture, expected) >= LEAST_DB, moment_s
 
 
 def test_the_film_is_as_long_as_the_session(film: Path, session: Session) -> None:
