@@ -254,6 +254,19 @@ def build_close(channel: int) -> bytes:
     return _build_head(Dynamic.CLOSE, channel)
 
 
+def build_answer(told: Capabilities | Create | Created | Close) -> bytes:
+    """Write what a client says of its dynamic channels, and nothing behind it; of no version later than ours."""
+    match told:
+        case Capabilities(version):
+            return bytes((Dynamic.CAPABILITIES << _COMMAND_SHIFT, 0)) + u16(min(version, DYNAMIC_VERSION))
+        case Created():
+            return build_created(told)
+        case Close(channel):
+            return build_close(channel)
+        case Create():
+            raise TypeError("only a server creates channels")
+
+
 def build_dynamic_data(channel: int, data: bytes, size: int = CHUNK) -> Iterator[bytes]:
     """Write a message on a dynamic channel, 2.2.3, as messages of "drdynvc" of at most `size` bytes."""
     head = _build_head(Dynamic.DATA, channel)

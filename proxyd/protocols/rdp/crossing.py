@@ -273,8 +273,11 @@ class FromClient:
             return []
         after = [message]
         watch = self.desk.watch
-        match channels.parse_dynamic(message, from_server=False):
-            case channels.Capabilities():
+        told = channels.parse_dynamic(message, from_server=False)
+        if closed and not isinstance(told, DynamicData | channels.Other):
+            after = [channels.build_answer(told)]  # rule 3: nothing of the user's behind it
+        match told:
+            case channels.Capabilities() if not closed:
                 after = [channels.limit_version(message)]
             case DynamicData() as said if watch is not None and said.channel == watch.channel:
                 after = self._pictured(said, watch)

@@ -316,6 +316,16 @@ def test_a_message_that_had_begun_ends_without_the_users_bytes(up):
     assert up.take(first, closed=True) == []
 
 
+@pytest.mark.parametrize(
+    "bare", [channels.build_close(3), channels.build_created(channels.Created(3, 0)), b"\x50\0\2\0"]
+)
+def test_nothing_of_a_users_stands_behind_what_a_shut_gate_lets_pass(up, bare):
+    """Found by a campaign: what followed a Close went on to the target."""
+    frame = dynamic(bare + b"typed", said, DRDYNVC)
+    assert up.take(frame, closed=True) == [dynamic(bare, said, DRDYNVC)]
+    assert up.take(dynamic(bare, said, DRDYNVC), closed=True) == [dynamic(bare, said, DRDYNVC)]
+
+
 def test_dynamic_data_meets_a_shut_gate_and_sounds_confirmation_passes(up):
     assert up.take(dynamic(b"\x30\x07resize", said, DRDYNVC), closed=True) == []
     assert len(up.refused) == 1
