@@ -4,7 +4,9 @@ Rule 1: every buffer handed over is ours, its size is handed with it, and what i
         is checked here, before the library is asked.
 Rule 2: what the library refuses is a WireError. What it does beyond that, as bytes from a target may make it, ends this
         process and no other (proxyd.index.rdp.render).
-Rule 3: the contexts are FreeRDP's own: one for all surfaces, but for H.264, which has one for each.
+Rule 3: the contexts are FreeRDP's own: one for all surfaces, but for H.264, which has one for each. They end with the
+        session they are of.
+Rule 4: the library says nothing: its log would have what a target sent.
 
 MS-RDPEGFX 2.2.4 (bitmap streams), 3.3.8.3 (codecs); MS-RDPRFX. Traps of the library: `progressive_decompress` has another
 signature in 2 (`progressive_decompress_ex` is the one of 3); the context for planar bitmaps must be as large as the
@@ -15,6 +17,8 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import os
+import weakref
 from collections.abc import Callable
 from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_int32, c_ubyte, c_uint16, c_uint32, c_void_p
 from struct import Struct
@@ -90,18 +94,22 @@ class _Region(ctypes.Structure):  # REGION16, freerdp/codec/region.h
 
 _SIGNATURES: Final[dict[str, tuple[Any, ...]]] = {  # result, then arguments; the same in 2.11 and 3
     "zgfx_context_new": (c_void_p, c_int),
+    "zgfx_context_free": (None, c_void_p),
     "zgfx_decompress": (c_int, c_void_p, c_char_p, c_uint32, POINTER(c_void_p), POINTER(c_uint32), c_uint32),
     "rfx_context_new": (c_void_p, c_int),
+    "rfx_context_free": (None, c_void_p),
     "rfx_context_reset": (c_int, c_void_p, c_uint32, c_uint32),
     "rfx_context_set_pixel_format": (None, c_void_p, c_uint32),
     "rfx_process_message": (
         c_int, c_void_p, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p, c_uint32, c_uint32, c_uint32, c_void_p,
     ),
     "progressive_context_new": (c_void_p, c_int),
+    "progressive_context_free": (None, c_void_p),
     "progressive_context_reset": (c_int, c_void_p),
     "progressive_create_surface_context": (c_int32, c_void_p, c_uint16, c_uint32, c_uint32),
     "progressive_delete_surface_context": (c_int, c_void_p, c_uint16),
     "clear_context_new": (c_void_p, c_int),
+    "clear_context_free": (None, c_void_p),
     "clear_context_reset": (c_int, c_void_p),
     "clear_decompress": (
         c_int32, c_void_p, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p, c_uint32, c_uint32, c_uint32, c_uint32,
@@ -142,6 +150,7 @@ class _Library:
             raise FormatError(
                 f"the recording has pictures that FreeRDP's library decodes: install {PACKAGES}"
             )
+        os.environ["WLOG_LEVEL"] = "OFF"  # rule 4
         try:
             library = ctypes.CDLL(str(path))
             newer = path.name.startswith("libfreerdp3")
@@ -172,11 +181,12 @@ class Codecs:
         library.rfx_context_set_pixel_format(self._rfx, _BGRX32)
         self._progressive = library.progressive_context_new(0)
         self._clear = library.clear_context_new(0)
-        self._planar: Any = None
-        self._planar_size = (0, 0)
+        self._planar: dict[tuple[int, int], Any] = {}  # the one there is, by its size
         self._h264: dict[int, Any] = {}
         self._lost = False
-        if not all((self._zgfx, self._rfx, self._progressive, self._clear)):
+        made = (self._zgfx, self._rfx, self._progressive, self._clear)
+        weakref.finalize(self, _end, library, made, self._planar, self._h264)
+        if not all(made):
             raise FormatError("FreeRDP's library can't be used: it has too little memory")
 
     def decompress(self, message: bytes) -> bytes:
@@ -293,12 +303,14 @@ class Codecs:
 
     def _by_planar(self, surface: Surface, where: Rectangle, data: bytes) -> None:
         width, height = where.right - where.left, where.bottom - where.top
-        if self._planar_size[0] < width or self._planar_size[1] < height:
-            self._library.freerdp_bitmap_planar_context_free(self._planar)
-            self._planar_size = max(self._planar_size[0], width), max(self._planar_size[1], height)
-            self._planar = self._library.freerdp_bitmap_planar_context_new(0, *self._planar_size)
-        if not self._planar or not self._library.planar_decompress(
-            self._planar, data, len(data), width, height, _memory(surface), _BGRX32, surface.stride, where.left,
+        ((wide, high), context) = next(iter(self._planar.items()), ((0, 0), None))
+        if wide < width or high < height:
+            self._planar.clear()
+            self._library.freerdp_bitmap_planar_context_free(context)
+            size = max(wide, width), max(high, height)
+            self._planar[size] = context = self._library.freerdp_bitmap_planar_context_new(0, *size)
+        if not context or not self._library.planar_decompress(
+            context, data, len(data), width, height, _memory(surface), _BGRX32, surface.stride, where.left,
             where.top, width, height, 0,
         ):  # fmt: skip
             raise WireError("a picture can't be read")
@@ -341,6 +353,17 @@ class Codecs:
             self._h264[surface.number] = context
             self._library.h264_context_reset(context, surface.wide, surface.deep)
         return context
+
+
+def _end(library: _Library, made: tuple[Any, ...], planar: dict[Any, Any], h264: dict[int, Any]) -> None:
+    """Give back what the library made for a session."""
+    kinds = ("zgfx_context_free", "rfx_context_free", "progressive_context_free", "clear_context_free")
+    for kind, context in zip(kinds, made, strict=True):
+        getattr(library, kind)(context)
+    for context in planar.values():
+        library.freerdp_bitmap_planar_context_free(context)
+    for context in h264.values():
+        library.h264_context_free(context)
 
 
 def _check_segments(message: bytes) -> None:
