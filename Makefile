@@ -14,7 +14,7 @@ WORKERS ?= 2
 DEBS := openssh-server openssh-client putty-tools dropbear-bin rsync git strace tmux xauth systemd sshpass \
         postgresql postgresql-client mariadb-server mariadb-client \
         libpostgresql-jdbc-java libmariadb-java default-jdk-headless \
-        xrdp xorgxrdp freerdp2-x11 freerdp2-shadow-x11 libfreerdp2-2 winpr-utils rdesktop xvfb xdotool xclip x11-apps x11-xserver-utils xterm \
+        xrdp xorgxrdp freerdp2-x11 freerdp2-shadow-x11 libfreerdp2-2 winpr-utils rdesktop fuse3 xvfb xdotool xclip x11-apps x11-xserver-utils xterm \
         pulseaudio pulseaudio-utils fonts-dejavu-core nmap
 
 export UV_PROJECT_ENVIRONMENT := $(VENV)

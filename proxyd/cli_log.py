@@ -185,12 +185,7 @@ def told_by(record: Record) -> tuple[str, str] | None:
         case Kind.NOTICE:
             return "notice", _text(body)
         case Kind.CLIPBOARD:
-            about = (
-                _text(body.get("direction", "")),
-                _text(body.get("format", "")),
-                size(body.get("size", 0)),
-            )
-            return "clipboard", f"{', '.join(filter(None, about))}: {_text(body.get('text') or '')}"
+            return "clipboard", _clip(body)
         case Kind.OMITTED:
             moved = f"{size(body.get('input', 0))} in, {size(body.get('output', 0))} out"
             return "omitted", f"{moved}: {_text(body.get('why', ''))}"
@@ -215,8 +210,20 @@ def _request(body: dict[str, Any]) -> tuple[str, str] | None:
     return "request", name + refused
 
 
+def _clip(body: dict[str, Any]) -> str:
+    about = [_text(body.get("direction", "")), _text(body.get("format", ""))]
+    result, text = _text(body.get("result", "")), _text(body.get("text") or "")
+    if result != "denied":
+        about.append(size(body.get("size", 0)))
+        about.append(f"sha256 {body['sha256']}" if body.get("sha256") else "")
+    about.append(result)
+    shown = ", ".join(filter(None, about))
+    return f"{shown}: {text}{' (goes on)' if body.get('cut') else ''}" if text or not result else shown
+
+
 def _transfer(body: dict[str, Any]) -> str:
-    parts = [_text(body.get("operation", "")), _text(body.get("path", ""))]
+    to = _text(body.get("to", ""))
+    parts = [_text(body.get("operation", "")), _text(body.get("path", "")), f"to {to}" if to else ""]
     if body.get("size") or body.get("operation") in ("put", "get"):
         parts.append(size(body["size"]))
     if digest := body.get("sha256"):

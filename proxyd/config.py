@@ -47,6 +47,7 @@ from proxyd.config_values import (
     ScramVerifier,
     Seconds,
     StatementKind,
+    StaticChannel,
     Text,
     TimeZone,
     UserCa,
@@ -68,9 +69,12 @@ __all__ = [
     "OPERATOR_ROLES",
     "Account",
     "Admission",
+    "Clipboard",
+    "ClipboardWay",
     "Config",
     "Control",
     "DatabaseListen",
+    "Devices",
     "Grant",
     "Listen",
     "Log",
@@ -305,6 +309,34 @@ class Account(_Section, frozen=True, kw_only=True):
     domain: str = ""  # of a Windows account
 
 
+Passing = Literal["allow", "log", "deny"]
+"""What becomes of what crosses beside the screen: it passes, it passes and is told in the log, or it is refused."""
+
+
+class ClipboardWay(_Section, frozen=True, kw_only=True):
+    """What may be pasted in one direction: text (HTML and RTF too), files, and all else (pictures)."""
+
+    text: Passing = "log"
+    files: Passing = "deny"
+    other: Passing = "log"
+
+
+class Clipboard(_Section, frozen=True, kw_only=True):
+    """The clipboard of desktops: `to_target`: copied at the client, pasted at the target."""
+
+    to_target: ClipboardWay = ClipboardWay()
+    to_client: ClipboardWay = ClipboardWay()
+
+
+class Devices(_Section, frozen=True, kw_only=True):
+    """The client's devices that a desktop may use. `ports`: serial and parallel ones."""
+
+    drives: Passing = "deny"
+    printers: Passing = "deny"
+    smartcards: Passing = "deny"
+    ports: Passing = "deny"
+
+
 class Target(_Section, frozen=True, kw_only=True):
     """A host users reach through the proxy, its pinned keys and the accounts proxyd can log in to."""
 
@@ -330,6 +362,9 @@ class Target(_Section, frozen=True, kw_only=True):
     mask_errors: bool = False  # quoted values in the target's error messages
     graphics: Graphics = "bitmap"  # how RDP desktops are painted
     colour_depth: Literal[32, 16] = 32  # of RDP's bitmaps, in bits
+    clipboard: Clipboard = Clipboard()
+    devices: Devices = Devices()
+    static_channels: list[StaticChannel] = []  # RDP: further ones that pass, unread by proxyd
     connect_seconds: Seconds = 10
     login_seconds: Seconds = 20
     accounts: dict[str, Account] = {}
@@ -353,7 +388,7 @@ class Grant(_Section, frozen=True, kw_only=True):
     users: list[Text] = []
     roles: list[Text] = []
     channels: Annotated[list[Channel], msgspec.Meta(min_length=1)] = msgspec.field(
-        default_factory=lambda: ["shell", "exec", "sftp"]
+        default_factory=lambda: ["shell", "exec", "sftp", "clipboard", "clipboard-files", "devices"]
     )  # none that leads past the recording
     when: list[When] = []
     timezone: TimeZone = "UTC"

@@ -17,8 +17,14 @@ import pyrage
 
 from proxyd.config_reader import Check, one_of
 
+DESKTOP_CHANNELS: Final = (
+    "clipboard",
+    "clipboard-files",
+    "devices",
+)  # what crosses beside a desktop's screen
 CHANNELS: Final = (
-    "shell", "exec", "sftp", "local-forward", "remote-forward", "agent", "x11", "replication", "local-infile"
+    "shell", "exec", "sftp", "local-forward", "remote-forward", "agent", "x11", "replication", "local-infile",
+    *DESKTOP_CHANNELS,
 )  # fmt: skip
 FACTORS: Final = ("publickey", "password", "totp")
 OPERATOR_ROLES: Final = ("PAM Administrator", "PAM Auditor", "PAM Operator", "System Administrator")
@@ -29,6 +35,11 @@ STATEMENT_KINDS: Final = (
     "select", "insert", "update", "delete", "merge", "update-without-where", "delete-without-where", "truncate", "drop",
     "create", "alter", "grant", "revoke", "copy", "call", "set", "transaction", "user", "other", "unparsable",
 )  # fmt: skip
+FOLLOWED_CHANNELS: Final = {
+    "cliprdr": "see clipboard", "rdpdr": "see devices", "rdpsnd": "sound always passes",
+    "drdynvc": "see graphics",
+}  # fmt: skip
+"""Static virtual channels of RDP that proxyd reads, and what decides on them."""
 MAX_PORT: Final = 65535
 _SCRAM: Final = re.compile(r"SCRAM-SHA-256\$\d{4,7}:[A-Za-z0-9+/]+=*\$[A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}=")
 
@@ -161,6 +172,15 @@ def _database(value: str, base: Path) -> str:
     return value if file == value else f"sqlite:///{base / file}"
 
 
+def _static_channel(value: str, _: Path) -> str:
+    name = value.lower()
+    if not re.fullmatch(r"[!-~]{1,7}", name):
+        raise ValueError("expected the name of a static virtual channel, at most 7 letters")
+    if name in FOLLOWED_CHANNELS:
+        raise ValueError(f"{name} is not named here: {FOLLOWED_CHANNELS[name]}")
+    return name
+
+
 def _authority(value: str, base: Path) -> str:
     if value.startswith("file:"):
         return f"file:{_existing(value.removeprefix('file:'), base)}"
@@ -273,4 +293,5 @@ OperatorRole = Annotated[str, Check(one_of(OPERATOR_ROLES))]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Penalty = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+StaticChannel = Annotated[str, Check(_static_channel)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]

@@ -419,8 +419,35 @@ WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrm
 #parameters = "values"
 # Mask what stands in quotes in the target's error messages.
 #mask_errors = false
+# RDP: how a desktop is painted. "bitmap" is decoded by aardwolf alone; "gfx" is the graphics pipeline with all its codecs,
+# "noavc" without H.264, "avc420" with H.264 at half the colour only: their recordings need FreeRDP's library, and without
+# it sessions are painted by bitmaps. In 32 or 16 bits (bitmap).
+#graphics = "bitmap"
+#colour_depth = 32
+# RDP: further static virtual channels that pass, unread by proxyd; all others the target never hears of.
+#static_channels = []
 #connect_seconds = 10
 #login_seconds = 20
+
+# RDP: what crosses beside the screen: "allow" (it is in the raw recording only), "log" (the session's log tells of it: the
+# text, or names, sizes and SHA-256), or "deny". What is pasted at the target, and at the client: text (HTML and RTF too),
+# files, and all other formats, as pictures.
+#[targets.web1.clipboard.to_target]
+#text = "log"
+#files = "deny"
+#other = "log"
+
+#[targets.web1.clipboard.to_client]
+#text = "log"
+#files = "deny"
+#other = "log"
+
+# The client's devices that the target may use; "log" names the files of drives with size and SHA-256.
+#[targets.web1.devices]
+#drives = "deny"
+#printers = "deny"
+#smartcards = "deny"
+#ports = "deny"
 
 # The logins proxyd has there. Values are references, as for totp: a password, or a key, perhaps with a certificate.
 #[targets.web1.accounts.root]
@@ -441,8 +468,8 @@ WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrm
 #roles = ["ops"]
 #targets = ["web*"]
 #accounts = ["root", "deploy"]
-# Any of: shell exec sftp local-forward remote-forward agent x11; for databases: replication local-infile.
-# Default: the first three.
+# Any of: shell exec sftp local-forward remote-forward agent x11; for databases: replication local-infile; for
+# desktops, as far as the target lets them: clipboard clipboard-files devices. Default: the first three and the last three.
 #channels = ["shell", "exec", "sftp", "local-forward"]
 # Default: always. A window may end on the next day: "fri 22:00-06:00".
 #when = ["mon-fri 08:00-18:00", "sat 10:00-14:00"]

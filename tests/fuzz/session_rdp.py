@@ -14,12 +14,14 @@ from typing import Any, Final, cast
 
 import trio
 
+from proxyd.config import Clipboard, ClipboardWay, Devices
 from proxyd.errors import ProxydError
 from proxyd.gate import Gate
 from proxyd.protocols.rdp import channels, mcs, share
 from proxyd.protocols.rdp.conduit import Conduit
 from proxyd.protocols.rdp.crossing import FIRST_CHANNEL, SOUND, USER, Desk, numbers
 from proxyd.protocols.rdp.share import ControlKind, DataKind
+from proxyd.protocols.rdp.static import Policy, StaticChannels
 from proxyd.protocols.rdp.wire import MAX_TPKT, Framer, is_fast_path
 from proxyd.recorder.record import Kind
 from tests.fuzz import program
@@ -32,6 +34,11 @@ NUMBERS: Final = numbers(NAMES, TARGET_USER, mcs.GLOBAL_CHANNEL, TARGET_CHANNELS
 ASIDE: Final = (USER, 1999)  # a channel nobody joins, and one nobody knows
 OF_CLIENT: Final = (mcs.GLOBAL_CHANNEL, *range(FIRST_CHANNEL, FIRST_CHANNEL + len(NAMES)), *ASIDE)
 OF_TARGET: Final = (mcs.GLOBAL_CHANNEL, *TARGET_CHANNELS, *ASIDE)
+_WAY: Final = ClipboardWay(text="log", files="log", other="log")
+EVERYTHING: Final = Policy(
+    Clipboard(to_target=_WAY, to_client=_WAY),
+    Devices(drives="log", printers="log", smartcards="log", ports="log"),
+)
 SAID, FAREWELL = "An operator says hello", "An operator ends this"
 WIDTH, HEIGHT = 800, 600
 
@@ -87,7 +94,8 @@ class Session:
         session = SimpleNamespace(tape=self.tape, gate=self.gate, target="desk", parting="",
                                   settled=lambda *_, **__: None)  # fmt: skip
         self.client, self.target = Stream(), Stream()
-        self.desk = Desk(WIDTH, HEIGHT, licensed=licensed, active=licensed)
+        static = StaticChannels(EVERYTHING)
+        self.desk = Desk(WIDTH, HEIGHT, licensed=licensed, active=licensed, static=static)
         self.licensed = licensed
         self.conduit = Conduit(cast("Any", session), cast("Any", self.client), cast("Any", self.target), NUMBERS, self.desk)  # fmt: skip
         self.conduit._nursery = cast("Any", SimpleNamespace(start_soon=lambda *_: None))
@@ -128,7 +136,9 @@ class Session:
                 self.conduit.part(FAREWELL)
 
     def up(self, piece: bytes) -> None:
+        before = len(self.client.ours)
         passed = self.conduit._up(piece) or b""
+        self.down += b"".join(self.client.ours[before:])  # answers in the target's place
         if self.gate.closed and self.desk.licensed:
             check_shut(passed)
         self.target.out += passed

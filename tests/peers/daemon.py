@@ -34,7 +34,10 @@ PROXYCTL = (sys.executable, "-c", "from proxyd.cli import proxyctl; proxyctl()")
 METRIC = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{[^}]*\})? (\S+)", re.MULTILINE)
 USER = "alice"
 TARGET = "web1"
-EVERY_CHANNEL = ("shell", "exec", "sftp", "local-forward", "remote-forward", "agent", "x11")
+EVERY_CHANNEL = (
+    *("shell", "exec", "sftp", "local-forward", "remote-forward", "agent", "x11"),
+    *("clipboard", "clipboard-files", "devices"),
+)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUMHGtuhsUTzNqyYWvbVkQfCcEKuRB
 HASH = access.hash_password("correct horse")
 NOON = datetime(2026, 3, 4, 12, 0, tzinfo=UTC).timestamp()  # a Wednesday
 ROOT = {"root": Account(key="env:K")}
+DEFAULT = {"shell", "exec", "sftp", "clipboard", "clipboard-files", "devices"}  # of a grant that names none
 FROM = "192.0.2.7"
 
 
@@ -307,7 +308,7 @@ def test_the_only_login_is_implied() -> None:
         "deploy",
         None,
     )
-    assert permit.channels == {"shell", "exec", "sftp"}
+    assert permit.channels == DEFAULT
 
 
 @pytest.mark.parametrize(
@@ -426,9 +427,9 @@ def test_channels_join_and_the_shortest_needed_grant_ends_the_permit() -> None:
     till_one = everything(accounts=["root"], channels=["shell"], when=["wed 08:00-13:00"])
     always = everything(accounts=["root"])
     permit = two_logins(till_one, always).authorize("anna", "root", "web1", FROM)
-    assert (permit.channels, permit.expires) == ({"shell", "exec", "sftp"}, None)
+    assert (permit.channels, permit.expires) == (DEFAULT, None)
     permit = two_logins(till_one, always, till_two).authorize("anna", "root", "web1", FROM)
-    assert (permit.channels, permit.expires) == ({"shell", "exec", "sftp", "agent"}, NOON + 2 * 3600)
+    assert (permit.channels, permit.expires) == (DEFAULT | {"agent"}, NOON + 2 * 3600)
     ends = datetime(2026, 3, 4, 12, 30, tzinfo=UTC)
     assert (
         two_logins(everything(accounts=["root"], expires=ends))

@@ -104,7 +104,7 @@ def test_everything_typed(write, tmp_path: Path) -> None:
     assert loaded.listen.ssh is not None
     assert loaded.listen.ssh.user_ca == [f"file:{tmp_path}/signing.pem", KEY]
     assert loaded.grants[0].expires is not None
-    assert loaded.grants[0].channels == ["shell", "exec", "sftp"]
+    assert loaded.grants[0].channels == ["shell", "exec", "sftp", "clipboard", "clipboard-files", "devices"]
 
 
 @pytest.mark.parametrize(
@@ -486,7 +486,10 @@ def test_any_text_is_refused_or_found(text: str) -> None:
 
 def test_names_of_the_interface() -> None:
     assert config.CHANNELS[:7] == ("shell", "exec", "sftp", "local-forward", "remote-forward", "agent", "x11")
-    assert config.CHANNELS[7:] == ("replication", "local-infile")
+    assert config.CHANNELS[7:] == (
+        *("replication", "local-infile"),
+        *("clipboard", "clipboard-files", "devices"),
+    )
     assert re.fullmatch(r"\d+:\d+:\d+", config.Admission().max_startups)
 
 
@@ -561,3 +564,33 @@ def test_what_rdp_files_call_the_proxy_is_an_address(write) -> None:
     assert named.listen.rdp.public == "proxy.example:3389"
     _, text = refusal(write(front + 'public = "proxy.example"\n'))
     assert text == 'listen.rdp.public: expected "host:port"'
+
+
+def test_what_crosses_beside_a_desktop(write) -> None:
+    target = '[targets.desk]\naddress = "desk:3389"\nprotocol = "rdp"\n'
+    desk = config.load(write(target)).targets["desk"]
+    for way in (desk.clipboard.to_target, desk.clipboard.to_client):
+        assert (way.text, way.files, way.other) == ("log", "deny", "log")
+    assert desk.devices == config.Devices(drives="deny", printers="deny", smartcards="deny", ports="deny")
+    more = target + 'static_channels = ["MyApp"]\nclipboard.to_client.text = "deny"\ndevices.drives = "log"\n'
+    desk = config.load(write(more)).targets["desk"]
+    assert (desk.clipboard.to_client.text, desk.clipboard.to_target.text) == ("deny", "log")
+    assert (desk.devices.drives, desk.static_channels) == ("log", ["myapp"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ('static_channels = ["CLIPRDR"]', "static_channels[0]: cliprdr is not named here: see clipboard"),
+        (
+            'static_channels = ["too-long"]',
+            "static_channels[0]: expected the name of a static virtual channel",
+        ),
+        ('devices.drives = "yes"', 'devices.drives: "yes" is not one of allow, log, deny'),
+        ('clipboard.to_target.text = "block"', 'clipboard.to_target.text: "block" is not one of'),
+    ],
+)
+def test_what_crosses_beside_a_desktop_is_refused(write, setting: str, message: str) -> None:
+    line, text = refusal(write(f'[targets.desk]\naddress = "desk:3389"\nprotocol = "rdp"\n{setting}\n'))
+    assert line == BASE_LINES + 4
+    assert f"targets.desk.{message}" in text

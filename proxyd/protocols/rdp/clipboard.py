@@ -10,6 +10,7 @@ MS-RDPECLIP 2.2.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -19,8 +20,28 @@ CHANNEL: Final = "cliprdr"  # MS-RDPECLIP 2.1
 _HEADER: Final = Struct("<HHI")  # CLIPRDR_HEADER, 2.2.1
 HEADER: Final = _HEADER.size
 CF_TEXT: Final = 1  # MS-RDPECLIP 1.3.1.2: the system's own formats
+CF_OEMTEXT: Final = 7
 CF_UNICODETEXT: Final = 13
+CF_HDROP: Final = 15
+CF_LOCALE: Final = 16
 FILE_LIST: Final = "FileGroupDescriptorW"  # 1.3.1.2: the name under which a list of files is offered
+TEXT_FORMATS: Final = frozenset({CF_TEXT, CF_OEMTEXT, CF_UNICODETEXT, CF_LOCALE})
+TEXT_NAMES: Final = (
+    "html format", "rich text format", "rich text format without objects", "rtf as text", "csv", "xml spreadsheet",
+    "unicode text", "text", "utf8_string", "string", "text/html", "text/plain", "text/plain;charset=utf-8", "_moz_htmlinfo",
+)  # fmt: skip
+"""Names of formats that hold text, in small letters: Windows does not tell capitals from these."""
+FILE_NAMES: Final = (
+    "filegroupdescriptorw", "filegroupdescriptor", "filecontents", "filename", "filenamew", "filenamemap", "filenamemapw",
+    "shell idlist array", "shell object offsets", "preferred dropeffect", "performed dropeffect", "paste succeeded",
+    "text/uri-list", "x-special/gnome-copied-files", "x-special/mate-copied-files",
+)  # fmt: skip
+"""Names of formats by which files are copied: their list, their contents, and where they are."""
+STANDARD_NAMES: Final = {
+    1: "text", 2: "bitmap", 3: "metafile", 4: "SYLK", 5: "DIF", 6: "TIFF", 7: "OEM text", 8: "DIB", 9: "palette",
+    11: "RIFF", 12: "wave", 13: "text", 14: "enhanced metafile", 15: "files", 16: "locale", 17: "DIB",
+}  # fmt: skip
+SHORT_CHARACTERS: Final = 15  # of a name in a short list, with the NUL behind them
 _SHORT_NAME: Final = 32  # 2.2.3.1.1.1: bytes of a short format name
 MAX_FORMATS: Final = 1024
 MAX_NAME: Final = 1024  # bytes; Windows allows 256 characters
@@ -96,6 +117,42 @@ class FileRequest(NamedTuple):
     wants_size: bool
     position: int
     requested: int
+    lock: int | None = None  # clipDataId: whose list of files is meant
+
+
+class Holds(enum.Enum):
+    """What a format holds, as far as a policy tells them apart."""
+
+    TEXT = "text"
+    FILES = "files"
+    OTHER = "other"
+
+
+class Format(NamedTuple):
+    """One entry of a Format List PDU, 2.2.3.1."""
+
+    number: int
+    name: str
+
+    @property
+    def holds(self) -> Holds:
+        """What it holds, by its number or its name, whichever says more."""
+        name = self.name.casefold()
+        if self.number == CF_HDROP or _is_one_of(name, FILE_NAMES):
+            return Holds.FILES
+        if self.number in TEXT_FORMATS or _is_one_of(name, TEXT_NAMES):
+            return Holds.TEXT
+        return Holds.OTHER
+
+    @property
+    def shown(self) -> str:
+        """How the log names it."""
+        return self.name or STANDARD_NAMES.get(self.number, f"format {self.number}")
+
+
+def _is_one_of(name: str, known: tuple[str, ...]) -> bool:
+    """Find a name, also one that a short list has cut."""
+    return name in known or (len(name) >= SHORT_CHARACTERS and any(whole.startswith(name) for whole in known))
 
 
 def parse_clip(message: bytes) -> Clip:
@@ -144,20 +201,31 @@ def build_capabilities(flags: int) -> bytes:
     return build_clip(ClipType.CLIP_CAPS, 0, body)
 
 
-def parse_format_list(clip: Clip, *, long_names: bool) -> dict[int, str]:
-    """Read a Format List PDU, 2.2.3.1: ids and their names; raises WireError.
+def parse_format_list(clip: Clip, *, long_names: bool) -> list[Format]:
+    """Read a Format List PDU, 2.2.3.1, at most MAX_FORMATS of it; raises WireError.
 
     `long_names`: both sides said USE_LONG_FORMAT_NAMES.
     """
     reader = Reader(clip.body, what="a list of clipboard formats")
     ascii_names = bool(clip.flags & ClipFlag.ASCII_NAMES)
-    found: dict[int, str] = {}
+    found: list[Format] = []
     while reader.left and len(found) < MAX_FORMATS:
         number = reader.u32()
-        found[number] = (
-            _long_name(reader) if long_names else _short_name(reader.take(_SHORT_NAME), ascii_names)
-        )
+        name = _long_name(reader) if long_names else _short_name(reader.take(_SHORT_NAME), ascii_names)
+        found.append(Format(number, name))
     return found
+
+
+def build_format_list(formats: Iterable[Format], *, long_names: bool) -> bytes:
+    """Write a Format List PDU, 2.2.3.1."""
+    body = bytearray()
+    for number, name in formats:
+        encoded = name.encode("utf-16-le", "replace")
+        if long_names:
+            body += u32(number) + encoded + b"\0\0"
+        else:
+            body += u32(number) + encoded[: _SHORT_NAME - 2].ljust(_SHORT_NAME, b"\0")
+    return build_clip(ClipType.FORMAT_LIST, 0, bytes(body))
 
 
 def _short_name(data: bytes, ascii_names: bool) -> str:  # noqa: FBT001 - private, and named where it is called
@@ -180,15 +248,34 @@ def parse_data_request(clip: Clip) -> int:
     return Reader(clip.body, what="a clipboard request").u32()
 
 
+def parse_lock(clip: Clip) -> int:
+    """Read a Lock or Unlock Clipboard Data PDU, 2.2.4.1 and 2.2.4.2: which list of files is meant; raises WireError."""
+    return Reader(clip.body, what="a clipboard lock").u32()
+
+
+def plain_text(what: Format, body: bytes) -> str:
+    """Decode what a format of text holds, or its beginning: never raises."""
+    if what.number == CF_UNICODETEXT or what.name.casefold() in ("unicode text", "text/html", "text/plain"):
+        return text(body)
+    if what.number == CF_LOCALE:
+        return ""
+    return body.split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
 def unicode_text(body: bytes) -> str:
     """Decode CF_UNICODETEXT of a Format Data Response PDU, 2.2.5.2."""
     return text(body)
 
 
-def parse_file_list(body: bytes) -> list[FileDescriptor]:
-    """Read a packed file list of a Format Data Response PDU, 2.2.5.2.3, at most MAX_FILES; raises WireError."""
+def parse_file_list(body: bytes, *, beginning: bool = False) -> list[FileDescriptor]:
+    """Read a packed file list of a Format Data Response PDU, 2.2.5.2.3, at most MAX_FILES; raises WireError.
+
+    `beginning`: the rest is not here.
+    """
     reader = Reader(body, what="a list of files")
     count = reader.u32()
+    if beginning:
+        count = min(count, reader.left // _FILE.size)
     if count * _FILE.size > reader.left:
         raise WireError("a list of files is cut short")
     files = reader.take(min(count, MAX_FILES) * _FILE.size)
@@ -204,4 +291,5 @@ def parse_file_request(clip: Clip) -> FileRequest:
     """Read a File Contents Request PDU, 2.2.5.3; raises WireError."""
     reader = Reader(clip.body, what="a request for a file")
     stream, index, flags, low, high, requested = (reader.u32() for _ in range(6))
-    return FileRequest(stream, index, bool(flags & 1), high << 32 | low, requested)
+    lock = reader.u32() if reader.left else None
+    return FileRequest(stream, index, bool(flags & 1), high << 32 | low, requested, lock)

@@ -43,6 +43,12 @@ PARTING_S: Final = 0.3
 UNREAD_NOTICES: Final = 1 << 20
 """Unread bytes from which on a client is shown no notice: one that does not read must not make the proxy grow."""
 
+UNREAD_ANSWERS: Final = 4 << 20
+"""Unread bytes from which on nothing is answered any more in the other side's place: who asks and never reads is ended."""
+
+HASHED_S: Final = 2.0
+"""Seconds an ended session waits for the hashes of what it moved; a gigabyte takes one."""
+
 
 class Conduit:
     """The Conduit of `proxyd.session` for RDP."""
@@ -79,12 +85,21 @@ class Conduit:
                 failure = error
             finally:
                 self._over = True
+                await self._settled()
                 self._session.tape.add(Kind.OMITTED, {"why": "licensing", **self._licensing})
                 self._nursery.cancel_scope.cancel()
         if self._left:
             raise Dropped(self._left)
         if failure is not None:
             raise failure
+
+    async def _settled(self) -> None:
+        """Have what passed beside the screen on the tape, with its hashes."""
+        over = trio.Event()
+        self._desk.static.close()
+        self._desk.static.ledger.settle(over.set)
+        with trio.move_on_after(HASHED_S, shield=True):
+            await over.wait()
 
     async def _watch(self) -> None:
         """Part when the session's scope ends, for an operator, a rule or because its time is over."""
@@ -124,6 +139,7 @@ class Conduit:
             else:
                 self._session.tape.add(Kind.INPUT_PDU, one)
             out.append(self._numbers.for_target(one))
+        self._say_ours(to_target=out)
 
     def _down(self, data: bytes) -> bytes | None:
         if self._left is not None and not self._notices.due:  # rule 5; the last notice waits for its turn
@@ -143,7 +159,7 @@ class Conduit:
     def _give(self, frame: bytes, out: list[bytes]) -> None:
         if self._left is not None and not self._notices.due:
             return
-        for one in self._from_target.take(frame):
+        for one in self._from_target.take(frame, closed=self._session.gate.closed):
             if self._from_target.licensing:
                 self._licensing["output"] += len(one)
             else:
@@ -152,6 +168,29 @@ class Conduit:
             self._notices.passed(one)
         if self._notices.waits and (drawn := self._notices.frames()):
             out.append(drawn)
+        self._say_ours(to_client=out)
+
+    def _say_ours(self, to_target: list[bytes] | None = None, to_client: list[bytes] | None = None) -> None:
+        """Send what is answered in the place of either side, behind what is to be sent there; on the tape (rule 1)."""
+        static = self._desk.static
+        if max(self._client.unsent, self._target.unsent) > UNREAD_ANSWERS and (
+            static.to_target or static.to_client
+        ):
+            raise WireError("does not read the answers to what it asks for")
+        for frame in static.to_target:
+            self._session.tape.add(Kind.INPUT_PDU, frame)
+            if to_target is not None:
+                to_target.append(self._numbers.for_target(frame))
+            elif not self._target.closed.is_set():
+                _send(self._target, self._numbers.for_target(frame))
+        for frame in static.to_client:
+            self._session.tape.add(Kind.PDU, frame)
+            if to_client is not None:
+                to_client.append(frame)
+            else:
+                _send(self._client, frame)
+        static.to_target.clear()
+        static.to_client.clear()
 
     def _say_to_target(self, frame: bytes) -> None:
         """Send a frame of ours in the client's name; it is on the tape as such (rule 1)."""

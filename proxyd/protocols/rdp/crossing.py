@@ -3,9 +3,8 @@
 Rule 1: no socket, clock, loop or log. Frames are given back in the client's numbers; `Numbers` has the target's.
 Rule 2: everything the target is told it can paint by, and the client is told it may use, is what the target's policy
         of graphics leaves; sound is PCM.
-Rule 3: what is typed, clicked, pasted or sent on a channel while the gate is shut is thrown away. Of a channel's message
-        that had begun the rest passes as zeros: the channel stays readable, and nothing of the user's is in it. What a
-        client answers to pictures passes, or there would be none.
+Rule 3: what is typed, clicked, pasted or sent on a channel while the gate is shut is thrown away (`passing`: also of a
+        message that had begun). What a client answers to pictures passes, or there would be none.
 Rule 4: no way past the proxy is passed on: no redirection, no reconnect cookie, no dynamic channel that brings a device.
 Rule 5: licensing comes before the session and is passed as it is; until it is over there is no input.
 
@@ -34,22 +33,18 @@ from proxyd.protocols.rdp import (
 from proxyd.protocols.rdp.channels import ChannelFlag, DynamicData, Reassembly
 from proxyd.protocols.rdp.events import Event, Mouse, Scancode, Unicode
 from proxyd.protocols.rdp.mcs import Data
+from proxyd.protocols.rdp.passing import CHUNK_HEADER
 from proxyd.protocols.rdp.pipeline import Watch
 from proxyd.protocols.rdp.share import Control, ControlKind, DataKind
+from proxyd.protocols.rdp.static import DYNAMIC, SOUND, USER, StaticChannels
 from proxyd.protocols.rdp.wire import WireError
 
-USER: Final = (
-    1100  # the client's UserId: above the ids of all channels there can be, which peers confuse otherwise
-)
 FIRST_CHANNEL: Final = mcs.GLOBAL_CHANNEL + 1  # the client's channels count up from here
-SOUND: Final = "rdpsnd"  # MS-RDPEA 2.1
-DYNAMIC: Final = "drdynvc"  # MS-RDPEDYC 2.1
 DYNAMIC_ALLOWED: Final = frozenset(
     {channels.DISPLAY_CONTROL}
 )  # rule 4; sound has a static channel everywhere
 NO_CHANNEL: Final = -0x7FFFBFFB  # E_FAIL, as a client says that it has no listener of that name
 MAX_HELD: Final = 200  # keys held at once that are remembered; what releases them fits into one frame
-_SHUT_SIZE: Final = 8  # of a CHANNEL_PDU_HEADER
 
 
 class Numbers(NamedTuple):
@@ -60,6 +55,11 @@ class Numbers(NamedTuple):
     to_client: dict[int, int]
     names: dict[int, str]  # of static virtual channels, by the client's ids
 
+    @property
+    def passing(self) -> dict[int, str]:
+        """The static virtual channels the target knows of."""
+        return {number: name for number, name in self.names.items() if number in self.to_target}
+
     def for_target(self, frame: bytes) -> bytes:
         """Give a frame of the client's as the target counts."""
         if wire.is_fast_path(frame) or (data := mcs.data_frame(frame)) is None:
@@ -67,11 +67,15 @@ class Numbers(NamedTuple):
         return mcs.redirect(frame, self.target_user, self.to_target[data.channel])
 
 
-def numbers(names: Iterable[str], target_user: int, io: int, ids: Iterable[int]) -> Numbers:
-    """Bring the client's numbers together with the target's; `names`, `ids`: of its channels, in the same order."""
+def numbers(names: Iterable[str], target_user: int, io: int, ids: Iterable[int | None]) -> Numbers:
+    """Bring the client's numbers together with the target's.
+
+    `names`, `ids`: of the client's channels, in the same order; None for one of which the target does not know.
+    """
     listed = list(names)
     ours = range(FIRST_CHANNEL, FIRST_CHANNEL + len(listed))
-    to_target = {mcs.GLOBAL_CHANNEL: io, **dict(zip(ours, ids, strict=True))}
+    known = {own: theirs for own, theirs in zip(ours, ids, strict=True) if theirs is not None}
+    to_target = {mcs.GLOBAL_CHANNEL: io, **known}
     to_client = {theirs: own for own, theirs in to_target.items()}
     return Numbers(target_user, to_target, to_client, dict(zip(ours, listed, strict=True)))
 
@@ -87,6 +91,7 @@ class Desk:
     share_id: int = capabilities.OUR_SHARE
     graphics: Graphics = "bitmap"
     watch: Watch | None = None  # while the graphics channel is open
+    static: StaticChannels = field(default_factory=StaticChannels)
 
 
 def _edited(
@@ -122,21 +127,13 @@ def _whole(gathering: Reassembly, data: Data) -> bytes | None:
 
 def _passed(frame: bytes, data: Data, before: bytes, after: list[bytes], *, to_server: bool) -> list[bytes]:
     """Give a message of a channel as frames again; the frame it came in stays as it is where nothing was changed."""
-    if after == [before] and len(data.payload) == _SHUT_SIZE + len(before):
+    if after == [before] and len(data.payload) == CHUNK_HEADER + len(before):
         return [frame]
     return [one for message in after for one in _rebuilt(data, message, to_server=to_server)]
 
 
 def _only_pcm(message: bytes) -> bytes:
     return sound.pcm_only(message) if sound.sound_type(message) == sound.SoundType.FORMATS else message
-
-
-@dataclass
-class _Sending:
-    """How far a client is on a static channel."""
-
-    inside: bool = False  # a message has begun to pass
-    dropping: bool = False  # one is being thrown away
 
 
 @dataclass
@@ -151,7 +148,6 @@ class FromClient:
     _held: dict[Event, None] = field(default_factory=dict)
     _at: tuple[int, int] = (0, 0)
     _gathering: dict[int, Reassembly] = field(default_factory=dict)
-    _sending: dict[int, _Sending] = field(default_factory=dict)
 
     def take(self, frame: bytes, *, closed: bool) -> list[bytes]:
         """Give what passes of a frame; `closed`: the gate is shut. Raises WireError."""
@@ -172,6 +168,8 @@ class FromClient:
         name = self.numbers.names.get(data.channel)
         if name is None:
             raise WireError("sent on a channel it has not joined")
+        if data.channel not in self.numbers.to_target:
+            return []  # the target does not know of this channel
         return self._channel(frame, data, name, closed=closed)
 
     # ------------------------------------------------------------------ input
@@ -247,21 +245,9 @@ class FromClient:
             return self._sound(frame, data)
         if name == DYNAMIC:
             return self._dynamic(frame, data, closed=closed)
-        chunk = channels.parse_chunk(data.payload)
-        state = self._sending.setdefault(data.channel, _Sending())
-        if chunk.flags & ChannelFlag.FIRST or not (state.inside or state.dropping):
-            state.dropping, state.inside = closed, not closed
-        dropping = state.dropping
-        if chunk.flags & ChannelFlag.LAST:
-            state.dropping = state.inside = False
-        if dropping or closed:
-            self.refused.append(frame)
-        if dropping:
-            return []
-        if not closed:
-            return [frame]
-        blank = data.payload[:_SHUT_SIZE] + bytes(len(chunk.data))
-        return [mcs.build_data(data._replace(payload=blank), to_server=True)]
+        passed, refused = self.desk.static.from_client(frame, data, name, closed=closed)
+        self.refused += refused
+        return passed
 
     def _sound(self, frame: bytes, data: Data) -> list[bytes]:
         message = _whole(self._gathering.setdefault(data.channel, Reassembly()), data)
@@ -314,8 +300,8 @@ class FromTarget:
         False  # the next message of the sound channel is a Wave, which has no header, MS-RDPEA 2.2.3.4
     )
 
-    def take(self, frame: bytes) -> list[bytes]:
-        """Give what passes of a frame; raises WireError."""
+    def take(self, frame: bytes, *, closed: bool = False) -> list[bytes]:
+        """Give what passes of a frame; `closed`: the gate is shut, and the client will not answer. Raises WireError."""
         self.licensing = False
         if wire.is_fast_path(frame):
             return [frame]
@@ -331,7 +317,7 @@ class FromTarget:
         if ours != data.channel:
             own, data = mcs.redirect(frame, data.initiator, ours), data._replace(channel=ours)
         if ours != mcs.GLOBAL_CHANNEL:
-            return self._channel(own, data)
+            return self._channel(own, data, closed=closed)
         if self.desk.licensed:
             if share.paints(data.payload):
                 return [own]
@@ -374,10 +360,10 @@ class FromTarget:
             return control
         return share.split(share.build_share_data(data._replace(body=body)))[0]
 
-    def _channel(self, frame: bytes, data: Data) -> list[bytes]:
+    def _channel(self, frame: bytes, data: Data, *, closed: bool) -> list[bytes]:
         name = self.numbers.names[data.channel]
         if name not in {SOUND, DYNAMIC}:
-            return [frame]
+            return self.desk.static.from_target(frame, data, name, closed=closed)
         message = _whole(self._gathering.setdefault(data.channel, Reassembly()), data)
         if message is None:
             return []

@@ -8,15 +8,18 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
+from proxyd import host, log
 from proxyd.access import Wanted
-from proxyd.decoders import Graphics, usable
+from proxyd.characters import printable
+from proxyd.decoders import usable
 from proxyd.errors import Denied, Dropped, ProxydError, RecordingFailed
 from proxyd.protocols.rdp import back, gcc, mcs
 from proxyd.protocols.rdp.conduit import Conduit
-from proxyd.protocols.rdp.crossing import USER, Desk, numbers
+from proxyd.protocols.rdp.crossing import Desk, numbers
 from proxyd.protocols.rdp.front import Front, Wants, broken, shown
 from proxyd.protocols.rdp.proof import Proofs
 from proxyd.protocols.rdp.share import ErrorInfo
+from proxyd.protocols.rdp.static import USER, StaticChannels, policy
 from proxyd.protocols.rdp.wire import WireError
 from proxyd.recorder.record import Kind
 from proxyd.relay import while_wanted
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from proxyd.engine import Caller, Core
     from proxyd.session import Session
     from proxyd.stream import Stream
+
+_log = log.get("rdp")
 
 
 class RdpEngine:
@@ -88,11 +93,16 @@ class RdpEngine:
         client, wants = self._front.done(), self._wants
         assert wants is not None  # noqa: S101 - `greet` has found them out
         graphics = usable(session.permit.target.graphics)
+        static = StaticChannels(policy(session.permit), session.tape.add, host.loop().call_soon_threadsafe)
+        admitted = static.policy.admits(channel.name for channel in gcc.channels(wants.blocks))
+        asked = wants._replace(blocks=gcc.keep_channels(wants.blocks, admitted))
         target = await while_wanted(
-            client, back.connect(session.permit.target, session.login, wants, graphics)
+            client, back.connect(session.permit.target, session.login, asked, graphics)
         )
         try:
-            conduit = self._joined(session, client, target, wants, graphics)
+            core = gcc.client_core(wants.blocks)
+            desk = Desk(core.width, core.height, graphics=graphics, static=static)
+            conduit = self._joined(session, client, target, wants, desk)
             session.attach(conduit)
         except BaseException:
             target.stream.abort()
@@ -100,26 +110,28 @@ class RdpEngine:
         await conduit.run()
 
     @staticmethod
-    def _joined(
-        session: Session, client: Stream, target: back.Back, wants: Wants, graphics: Graphics
-    ) -> Conduit:
+    def _joined(session: Session, client: Stream, target: back.Back, wants: Wants, desk: Desk) -> Conduit:
         """Put on the tape how the session was negotiated, and join the two sides."""
         chosen = session.permit.target
         if chosen.tls == "require" and not chosen.tls_pins:
             text = f"{chosen.name} is believed whatever certificate it shows: its tls is require."
             session.finding("certificate-unchecked", "medium", text)
         core = gcc.client_core(wants.blocks)
-        names = [channel.name for channel in gcc.channels(wants.blocks)]
-        numbered = numbers(names, target.user, target.io, target.channels)
+        names = [channel.name.lower() for channel in gcc.channels(wants.blocks)]
+        ids, admitted = iter(target.channels), desk.static.policy.admits(names)
+        numbered = numbers(names, target.user, target.io, [next(ids) if one else None for one in admitted])
         session.tape.add(
             Kind.REQUEST,
             {"name": "rdp", "width": core.width, "height": core.height, "depth": target.depth,
-             "layout": core.layout, "channels": {str(key): name for key, name in numbered.names.items()},
-             "io": mcs.GLOBAL_CHANNEL, "user": USER, "graphics": graphics},
+             "layout": core.layout, "channels": {str(key): name for key, name in numbered.passing.items()},
+             "io": mcs.GLOBAL_CHANNEL, "user": USER, "graphics": desk.graphics},
         )  # fmt: skip
-        return Conduit(
-            session, client, target.stream, numbered, Desk(core.width, core.height, graphics=graphics)
-        )
+        refused = [printable(name) for name, passes in zip(names, admitted, strict=True) if not passes]
+        for name in refused:
+            session.tape.add(Kind.CHANNEL, {"event": "refused", "type": name})
+        if refused:
+            _log.info("channels refused", session=session.id, target=session.target, channels=refused)
+        return Conduit(session, client, target.stream, numbered, desk)
 
     async def refuse(self, error: ProxydError) -> None:
         """Say why, by Set Error Info: clients show words of their own for each code."""

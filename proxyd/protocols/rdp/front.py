@@ -25,10 +25,11 @@ from proxyd.errors import ClientError, ConfigError, ProtocolBroken
 from proxyd.preamble import Side, read_preamble
 from proxyd.protocols.rdp import credssp, gcc, info, mcs, share, wire
 from proxyd.protocols.rdp.capabilities import OUR_SHARE
-from proxyd.protocols.rdp.crossing import FIRST_CHANNEL, USER
+from proxyd.protocols.rdp.crossing import FIRST_CHANNEL
 from proxyd.protocols.rdp.info import ClientInfo
 from proxyd.protocols.rdp.proof import Proof, Proofs
 from proxyd.protocols.rdp.share import DataKind, ErrorInfo, ShareData
+from proxyd.protocols.rdp.static import USER
 from proxyd.protocols.rdp.talk import Talk, missing
 from proxyd.protocols.rdp.wire import NegotiationFailure, Protocol, WireError
 from proxyd.session import Login

@@ -306,6 +306,18 @@ def edit_channels(blocks: Blocks, change: Callable[[Channel], Channel]) -> Block
     return edit(blocks, Kind.CS_NET, rewrite)
 
 
+def keep_channels(blocks: Blocks, kept: Iterable[bool]) -> Blocks:
+    """Give the blocks with only some of the channels, `kept` one by one in their order; raises WireError."""
+    choice = list(kept)
+
+    def rewrite(body: bytes) -> bytes:
+        definitions = zip(_channel_definitions(body), choice, strict=True)
+        left = [_CHANNEL.pack(*definition) for definition, passes in definitions if passes]
+        return u32(len(left)) + b"".join(left)
+
+    return edit(blocks, Kind.CS_NET, rewrite)
+
+
 def clear_multitransport(blocks: Blocks) -> Blocks:
     """Give the blocks of a client that wants no other transport (2.2.1.3.8): UDP would pass the proxy by."""
     return edit(blocks, Kind.CS_MULTITRANSPORT, lambda body: _put(body, 0, u32(0)))

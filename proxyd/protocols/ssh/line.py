@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncssh.constants import EXTENDED_DATA_STDERR
 
+from proxyd.config_values import DESKTOP_CHANNELS
 from proxyd.gate import REVOKED
 from proxyd.protocols.ssh import transfers
 from proxyd.protocols.ssh.channel import RelayChannel, settled
@@ -277,7 +278,7 @@ class Line:
         if name in _NEEDS and needed in self.relay.channels:
             self.relay.asked.add(_NEEDS[name])
         if needed and needed not in self.relay.channels:
-            allowed = ", ".join(sorted(self.relay.channels)) or "nothing"
+            allowed = ", ".join(sorted(self.relay.channels.difference(DESKTOP_CHANNELS))) or "nothing"
             return f"Your grant on {self.relay.session.target} allows {allowed}, but not {needed}."
         return ""
 

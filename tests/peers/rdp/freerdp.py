@@ -23,6 +23,13 @@ from tests.peers.rdp.x11 import SIZE, Screen, Xvfb
 XFREERDP, XFREERDP3, RDESKTOP = "xfreerdp", "xfreerdp3", "rdesktop"
 INSTALLED = X_INSTALLED and shutil.which(XFREERDP) is not None
 INSTALLED_3 = X_INSTALLED and shutil.which(XFREERDP3) is not None
+INSTALLED_FUSE = (
+    INSTALLED_3
+    and "WITH_FUSE=ON"
+    in subprocess.run(
+        [XFREERDP3, "/buildconfig"], capture_output=True, text=True, timeout=30, check=False
+    ).stdout
+)  # which can fetch files from a target's clipboard
 RDESKTOP_INSTALLED = X_INSTALLED and shutil.which(RDESKTOP) is not None
 WORDS = re.compile(r"\bERR(?:CONNECT|INFO)_[A-Z0-9_]+")
 END_S = 30.0

@@ -38,6 +38,8 @@ def _usable() -> bool:
 
 
 INSTALLED = X_INSTALLED and _usable()  # root, as adding a user and mounting need it
+MOUNTS = INSTALLED and Path("/dev/fuse").exists() and shutil.which("fusermount") is not None
+"""Whether a session's client's drives can be mounted: chansrv does it by FUSE, as the session's user."""
 PASSWORD = "Target-Pw1"
 START_S = 30.0
 STOP_S = 20.0
@@ -158,6 +160,14 @@ class Xrdp:
         screen = Screen(number, authority)
         eventually("the session shows its terminal", lambda: screen.windows(f"^{TITLE}$"), within_s=SESSION_S)
         return screen
+
+    def run(self, script: str, *, within_s: float = START_S) -> str:
+        """Run a shell script as the session's user, where its mounts are seen; gives what it printed."""
+        inside = ["nsenter", "--target", str(self.account.processes()[0]), "--mount"]
+        argv = [*inside, "su", self.user, "-s", "/bin/sh", "-c", f"cd\n{script}"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=within_s, check=False)
+        assert done.returncode == 0, f"{script}: {done.stdout}{done.stderr}"
+        return done.stdout
 
     @property
     def sound(self) -> Path:

@@ -98,7 +98,9 @@ def test_sound():
 def test_clipboard():
     flags = clipboard.parse_capabilities(clipboard.parse_clip(captured.XRDP_CLIP_CAPABILITIES))
     assert flags & clipboard.ClipCapability.USE_LONG_FORMAT_NAMES
-    long = clipboard.parse_format_list(clipboard.parse_clip(captured.XFREERDP_CLIP_FORMATS), long_names=True)
+    long = dict(
+        clipboard.parse_format_list(clipboard.parse_clip(captured.XFREERDP_CLIP_FORMATS), long_names=True)
+    )
     assert (long[13], clipboard.FILE_LIST in long.values(), "HTML Format" in long.values()) == (
         "",
         True,
@@ -107,7 +109,7 @@ def test_clipboard():
     short = clipboard.parse_format_list(
         clipboard.parse_clip(captured.RDESKTOP_CLIP_FORMATS), long_names=False
     )
-    assert short == {13: ""}
+    assert short == [(13, "")]
 
 
 def test_dynamic_channels():

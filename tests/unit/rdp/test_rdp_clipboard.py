@@ -21,7 +21,7 @@ def test_messages_of_the_specification():
         | ClipCapability.FILECLIP_NO_FILE_PATHS
     )
     assert clipboard.build_capabilities(flags) == seeds.CLIP_CAPABILITIES
-    formats = clipboard.parse_format_list(clipboard.parse_clip(seeds.CLIP_FORMATS), long_names=True)
+    formats = dict(clipboard.parse_format_list(clipboard.parse_clip(seeds.CLIP_FORMATS), long_names=True))
     assert formats == {0xC004: "Native", 3: "", 8: "", 17: ""}
     assert clipboard.parse_data_request(clipboard.parse_clip(seeds.CLIP_REQUEST)) == clipboard.CF_UNICODETEXT
     answer = clipboard.parse_clip(seeds.CLIP_TEXT)
@@ -36,16 +36,19 @@ def test_names_that_hide_a_nul_between_two_characters():
     """The bytes 00 00 stand inside this name, but not at a character."""
     name = "A\u4100\u0041"
     body = b"\1\0\0\0" + name.encode("utf-16-le") + b"\0\0" + b"\2\0\0\0" + "x\0".encode("utf-16-le")
-    assert clipboard.parse_format_list(clip(ClipType.FORMAT_LIST, body), long_names=True) == {1: name, 2: "x"}
+    assert clipboard.parse_format_list(clip(ClipType.FORMAT_LIST, body), long_names=True) == [
+        (1, name),
+        (2, "x"),
+    ]
 
 
 def test_short_names():
     wide = b"\1\0\0\0" + "Rich Text".encode("utf-16-le").ljust(32, b"\0")
-    assert clipboard.parse_format_list(clip(2, wide), long_names=False) == {1: "Rich Text"}
+    assert clipboard.parse_format_list(clip(2, wide), long_names=False) == [(1, "Rich Text")]
     narrow = b"\1\0\0\0" + b"Rich Text".ljust(32, b"\0")
-    assert clipboard.parse_format_list(clip(2, narrow, ClipFlag.ASCII_NAMES), long_names=False) == {
-        1: "Rich Text"
-    }
+    assert clipboard.parse_format_list(clip(2, narrow, ClipFlag.ASCII_NAMES), long_names=False) == [
+        (1, "Rich Text")
+    ]
 
 
 def test_text_is_what_was_pasted():
