@@ -176,7 +176,7 @@ def resizes(cell: Cell) -> None:
 
     def alike() -> Picture | None:
         target = cell.target.screen.picture()
-        return target if corner(screen.picture(), *SMALLER) == target.rgb else None
+        return target if screen.picture().part(*SMALLER) == target else None
 
     cell.shown = eventually("the client shows it", alike, within_s=30)
 
@@ -229,12 +229,6 @@ def reason(program: str, kind: str, deed: str) -> str:
     if deed == "sound" and program != RDESKTOP and not freerdp.plays(program):
         return "this client was built without PulseAudio"
     return ""
-
-
-def corner(picture: Picture, width: int, height: int) -> bytes:
-    """The pixels of a picture's upper left part."""
-    row = picture.width * 3
-    return b"".join(picture.rgb[at : at + width * 3] for at in range(0, height * row, row))
 
 
 # ------------------------------------------------------------------ the cells

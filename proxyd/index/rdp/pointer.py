@@ -43,9 +43,13 @@ class Shape(NamedTuple):
 
 
 class Pointer:
-    """The pointer of one session. `x` and `y` are where it points; `shape` None is the client's own arrow."""
+    """The pointer of one session. `x` and `y` are where it points; `shape` None is the client's own arrow.
 
-    def __init__(self) -> None:
+    `midway`: what was sent before is not known, so a shape that is only named again is no fault, and shown as the arrow.
+    """
+
+    def __init__(self, *, midway: bool = False) -> None:
+        self._midway = midway
         self.x = self.y = 0
         self.visible = True
         self._sent: PointerShape | None = None
@@ -69,9 +73,9 @@ class Pointer:
                 self.visible = kind != SYSTEM_NULL
                 self._sent = None
             case CachedPointer(index):
-                if index not in self._cache:
+                if index not in self._cache and not self._midway:
                     raise WireError("a pointer was not sent before")
-                self.visible, self._sent = True, self._cache[index]
+                self.visible, self._sent = True, self._cache.get(index)
             case PointerShape():
                 _check(update)
                 if update.cache < MAX_CACHED:

@@ -90,6 +90,7 @@ class Screen:
     def resumed(cls, picture: Picture, saved: dict[str, Any]) -> Screen:
         """Make a screen that goes on where another stood; pointers are not known on it. Raises WireError."""
         screen = cls()
+        screen.pointer = Pointer(midway=True)
         screen._canvas = Canvas(picture.width, picture.height)
         screen._canvas.show(picture)
         screen._outputs = frames.Outputs.resumed(saved)

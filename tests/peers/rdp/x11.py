@@ -100,6 +100,12 @@ class Picture(NamedTuple):
         assert self[:2] == other[:2], f"{self[:2]} is not the size of {other[:2]}"
         return max(map(abs, map(sub, self.rgb, other.rgb)))
 
+    def part(self, width: int, height: int) -> Picture:
+        """Give its upper left part."""
+        row = self.width * 3
+        rows = (self.rgb[at : at + width * 3] for at in range(0, height * row, row))
+        return Picture(width, height, b"".join(rows))
+
     def save(self, path: Path) -> None:
         """Write it as a portable pixmap, for a person to look at."""
         path.write_bytes(b"P6 %d %d 255\n" % (self.width, self.height) + self.rgb)

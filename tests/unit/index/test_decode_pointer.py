@@ -111,3 +111,9 @@ def test_a_shape_is_as_large_as_it_says_or_refused(
     except WireError:
         return
     assert len(shape.rgba) == width * height * 4
+
+
+def test_where_reading_began_midway_a_shape_sent_before_is_no_fault() -> None:
+    pointer = Pointer(midway=True)
+    pointer.take(CachedPointer(3))
+    assert (pointer.visible, pointer.shape) == (True, None)
