@@ -37,7 +37,7 @@ SETTLE_S: Final = 1.0
 LOOK_S: Final = 1.0
 """Seconds between two looks whether a notice that stands has been painted over: a video does so with every picture."""
 
-PARTING_S: Final = 0.3
+PARTING_S: Final = 0.25
 """Seconds the last notice stands alone: long enough to be seen, and with the relay's farewell still within a second."""
 
 UNREAD_NOTICES: Final = 1 << 20
