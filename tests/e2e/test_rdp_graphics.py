@@ -23,6 +23,7 @@ from proxyd.protocols.rdp.share import Compression, ControlKind
 from proxyd.protocols.rdp.wire import is_fast_path
 from proxyd.recorder.record import Kind, Record
 from tests.e2e.desktops import ALICE, Front, account, front
+from tests.e2e.test_rdp import SMALLER, corner
 from tests.e2e.test_rdp_notices import shows
 from tests.peers.process import Process, eventually
 from tests.peers.rdp import freerdp, shadow, xrdp
@@ -68,7 +69,13 @@ def targets(shared: Path, desktop: Xrdp) -> Iterator[dict[str, Xrdp | Shadow]]:
     here = shared / "graphics-s"
     with ExitStack() as stack:
         two = stack.enter_context(Shadow(here / "two", Security.TLS))
-        made: dict[str, Xrdp | Shadow] = {"desk": desktop, "desk16": desktop, "two": two, "two-bitmap": two}
+        made: dict[str, Xrdp | Shadow] = {
+            "desk": desktop,
+            "desk16": desktop,
+            "desk-gfx": desktop,
+            "two": two,
+            "two-bitmap": two,
+        }
         if HAVE_3:
             three = stack.enter_context(Shadow(here / "three", program=SHADOW3))
             planar = stack.enter_context(Shadow(here / "planar", program=SHADOW3, options=PLANAR))
@@ -79,6 +86,7 @@ def targets(shared: Path, desktop: Xrdp) -> Iterator[dict[str, Xrdp | Shadow]]:
 POLICIES = {
     "desk": {},
     "desk16": {"colour_depth": 16},
+    "desk-gfx": {"graphics": "gfx"},
     "two": {"graphics": "gfx"},
     "two-bitmap": {},
     "three": {"graphics": "gfx"},
@@ -325,3 +333,46 @@ def test_a_notice_stands_over_the_pipeline_and_goes_away(
         (targets[name].home / "passed").unlink()
         assert client.connected
     assert rig.proxyd.ended(session)["reason"] == "closed"
+
+
+@need_library_2
+def test_without_a_library_to_decode_it_a_desktop_is_painted_by_bitmaps_and_that_is_said(
+    targets: dict[str, Xrdp | Shadow], short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (short / "python").mkdir()
+    nothing = "import proxyd.decoders\nproxyd.decoders.NAMES = ()\n"  # as where none is installed
+    (short / "python" / "sitecustomize.py").write_text(nothing)
+    monkeypatch.setenv("PYTHONPATH", str(short / "python"))
+    configured = account(short, "two", targets["two"]) | {"graphics": "gfx"}
+    with front(short, {"two": configured}) as bare:
+        assert "FreeRDP's library is not installed" in bare.proxyd.logs()
+        with bare.client(short / "c", "alice%two", ALICE, options=("/gfx:AVC444",)) as client:
+            begun(client)
+            session = bare.proxyd.the_live_session()["id"]
+            shown = same(client.screen, targets["two"].screen)
+        records = recorded(bare, session)
+    monkeypatch.delenv("PYTHONPATH")
+    assert next(one.body["graphics"] for one in records if frames.is_session(one)) == "bitmap"
+    assert not codecs_of(records)
+    assert shown.differing(decoded(records, LIBRARY_2, monkeypatch)) == 0
+
+
+@need_library_2
+def test_a_change_of_size_is_followed_where_the_pipeline_is_allowed(
+    rig: Front, desktop: Xrdp, short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of this file: the desktop stays so."""
+    options = ("/dynamic-resolution", "/gfx:AVC444")
+    with rig.client(short / "c", "alice%desk-gfx", ALICE, options=options) as client:
+        begun(client)
+        session = rig.proxyd.the_live_session()["id"]
+        client.screen.resize(client.screen.windows("FreeRDP")[0], *SMALLER)
+        eventually("the desktop has the size", lambda: desktop.screen.picture()[:2] == SMALLER, within_s=40)
+
+        def alike() -> Picture | None:
+            target = desktop.screen.picture()
+            return target if corner(client.screen.picture(), *SMALLER) == target.rgb else None
+
+        shown = eventually("the client shows it", alike, within_s=40)
+        assert shown is not None
+    assert shown.differing(decoded(recorded(rig, session), LIBRARY_2, monkeypatch)) == 0
