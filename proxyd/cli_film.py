@@ -200,5 +200,9 @@ def say(run: Run, session: str, task: Task, target: Path, made: Made) -> None:
         run.output.document(about | msgspec.structs.asdict(made))
     film = f"{made.width} x {made.height}, " if form in FILMS else ""
     run.output.line(f"{target}: {form}, {film}{duration(lasted_us / 1e6)}, {size(written)}")
+    if made.blind:
+        run.output.remark(
+            "PyRDP knows no graphics pipeline, which this desktop had: the replay has keys and no picture"
+        )
     if made.faults:
         run.output.remark(f"{made.faults} parts of the recording could not be read: the export lacks them")

@@ -157,7 +157,9 @@ def replay(answers: Answers, task: Task, given: Iterable[Record]) -> dict[str, A
         if data := b"".join(written.feed(record)):
             answers.write(data)
         answers.reached(record.at_us)
-    return {"done": msgspec.to_builtins(Made(0, 0, 0, sound=False, faults=written.faults))}
+    return {
+        "done": msgspec.to_builtins(Made(0, 0, 0, sound=False, faults=written.faults, blind=written.blind))
+    }
 
 
 def confine(task: Task) -> None:

@@ -4,7 +4,8 @@ Rule 1: compressed output is inflated, for the player knows no compression; else
         for one frame then is put into several.
 Rule 2: what met a closed gate is not in it: PyRDP records what the target got. There is no Client Info and so no
         credential: the recording has none.
-Rule 3: what cannot be read is counted in `faults` and left out; what comes behind it is there.
+Rule 3: pictures of the graphics pipeline are unknown to PyRDP: of a session that had it `blind` says so.
+Rule 4: what cannot be read is counted in `faults` and left out; what comes behind it is there.
 
 The layout is PyRDP's own (pyrdp/parser/player.py, pyrdp/enum/player.py of GoSecure/pyrdp): messages one behind the other,
 each its length with this head (64 bits), a type (16), milliseconds since 1970 (64), and its payload, all little-endian.
@@ -28,6 +29,7 @@ from proxyd.protocols.rdp.updates import BitmapFlag, UpdateType
 from proxyd.protocols.rdp.wire import WireError, is_fast_path, u16
 from proxyd.recorder.record import Kind, Record
 
+BITMAPS: Final = "bitmap"  # the policy without the graphics pipeline
 _HEAD: Final = Struct("<QHQ")
 MAX_BODY: Final = 0x7000  # of an update in one frame: with its heads it is shorter than a frame may be
 _UPDATE_HEAD: Final = 3  # of an update of the fast path
@@ -52,6 +54,7 @@ class Replay:
 
     def __init__(self, started_ms: int) -> None:
         self.faults = 0
+        self.blind = False
         self._started_ms = started_ms
         self._io = frames.IO_CHANNEL
         self._inflater = Inflater()
@@ -69,6 +72,7 @@ class Replay:
     def _messages(self, record: Record) -> Iterator[tuple[Type, bytes]]:
         if frames.is_session(record):
             self._io = record.body["io"]
+            self.blind = record.body["graphics"] != BITMAPS
             ids = {name: int(channel) for channel, name in record.body["channels"].items()}
             self._clipboard = ids.get(clipboard.CHANNEL)
         elif record.kind is Kind.END:

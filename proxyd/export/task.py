@@ -24,3 +24,4 @@ class Made(msgspec.Struct, frozen=True):
     height: int
     sound: bool
     faults: int  # frames, rectangles and pieces of sound that could not be read
+    blind: bool = False  # of a replay: what was shown came by a way that PyRDP does not know

@@ -14,13 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from proxyd import decoders
 from proxyd.recorder.record import Record
 from tests.e2e.test_rdp_cli import PASSWORD, furnished
 from tests.peers.daemon import Proxyd
 from tests.peers.process import eventually
-from tests.peers.rdp import freerdp, sound, xrdp
+from tests.peers.rdp import freerdp, shadow, sound, xrdp
 from tests.peers.rdp.freerdp import FreeRdp
-from tests.peers.rdp.x11 import IN_TERMINAL, Picture, same
+from tests.peers.rdp.shadow import Security, Shadow
+from tests.peers.rdp.x11 import IN_TERMINAL, Picture, same, still
 from tests.peers.rdp.xrdp import Xrdp
 
 av = pytest.importorskip("av", reason="what makes films is not installed")
@@ -260,3 +262,32 @@ def test_the_film_is_as_long_as_the_session(film: Path, session: Session) -> Non
     for kind in ("video", "audio"):
         assert last[kind] == pytest.approx(session.duration_s, abs=DURATION_S)
     assert any("echo one‹Enter›".encode() in one for one in typed)  # noqa: RUF001
+
+
+@pytest.mark.skipif(
+    decoders.freerdp() is None or not shadow.INSTALLED,
+    reason="FreeRDP's library or its shadow server is not installed",
+)
+def test_a_film_of_the_graphics_pipeline(short: Path) -> None:
+    target = short / "film.webm"
+    with Shadow(short / "s", Security.TLS) as desktop:
+        proxyd, identity, port = furnished(short, desktop)
+        proxyd.settings["targets"]["desk"]["graphics"] = "gfx"
+        with proxyd:
+            with FreeRdp(short / "c", port, "alice%desk", PASSWORD, fingerprint=identity.fingerprint,
+                         options=("/gfx:AVC444",)) as client:  # fmt: skip
+                eventually("the desktop is shown", lambda: client.screen.picture().colours >= 3, within_s=60)
+                live = proxyd.the_live_session()["id"]
+                client.screen.click(*IN_TERMINAL)
+                before = still(client.screen)
+                client.screen.enter("ls /etc | head -30")
+                eventually("the list is there", lambda: client.screen.picture().differing(before) > 100)
+                expected = still(client.screen)
+            proxyd.ended(live)
+            made = proxyd.ctl("export", live, "-o", str(target)).lines[-1]
+            assert (made["faults"], made["blind"]) == (0, False)
+            *_, (_, picture) = pictures(target)
+            assert decibels(picture, expected) >= LEAST_DB
+            told = proxyd.run_ctl("export", live, "--format", "pyrdp", "-o", str(short / "x.pyrdp"))
+            assert told.code == 0
+            assert "PyRDP knows no graphics pipeline" in told.err

@@ -127,3 +127,11 @@ def test_what_cannot_be_read_is_counted_and_what_follows_is_there() -> None:
     licence = from_target(b"\x80\x00\x00\x00\xff\x03\x10\x00", IO)
     found = messages(session(), licence, cut, torn, typed, faults=2)
     assert [payload for _, _, payload in found] == [typed.body]
+
+
+def test_a_session_of_the_graphics_pipeline_says_that_its_pictures_are_not_there() -> None:
+    about = session()
+    for graphics, blind in (("bitmap", False), ("gfx", True), ("avc420", True)):
+        replay = Replay(STARTED_MS)
+        assert list(replay.feed(about._replace(body={**about.body, "graphics": graphics}))) == []
+        assert replay.blind is blind
