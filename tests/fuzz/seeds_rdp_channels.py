@@ -23,12 +23,16 @@ DICTIONARY: Final = (
 _CLIENT: Final = (
     (RDPSND, captured.XFREERDP_SOUND_FORMATS), (CLIPRDR, captured.XFREERDP_CLIP_FORMATS), (CLIPRDR, captured.RDESKTOP_CLIP_FORMATS),
     (CLIPRDR, spec.CLIP_TEXT), (CLIPRDR, spec.CLIP_REQUEST), (DRDYNVC, spec.DYNAMIC_CREATED), (DRDYNVC, spec.DYNAMIC_CAPABILITIES),
+    (RDPDR, b"rDCI\1\0\0\0\1\0\0\0\0\0\0\0\x09\0\0\0\1"), (CLIPRDR, b"\x09\0\1\0\x08\0\0\0\7\0\0\0body"),
     (RDPDR, b"rDNC\1\0\x0c\0\1\0\0\0"), (RDPDR, b"rDAD\1\0\0\0\x08\0\0\0\1\0\0\0HOME\0\0\0\0\0\0\0\0"),
 )  # fmt: skip
 _TARGET: Final = (
     (RDPSND, captured.XRDP_SOUND_FORMATS), (RDPSND, captured.SHADOW_SOUND_FORMATS), (RDPSND, spec.SOUND_WAVE[0]),
     (RDPSND, spec.SOUND_WAVE[1]), (RDPSND, spec.SOUND_WAVE2), (CLIPRDR, captured.XRDP_CLIP_CAPABILITIES), (CLIPRDR, spec.CLIP_FORMATS),
     (DRDYNVC, captured.XRDP_DYNAMIC_CREATE), (DRDYNVC, captured.XRDP_DYNAMIC_CAPABILITIES), (DRDYNVC, spec.DYNAMIC_CREATE),
+    (RDPDR, b"rDRI" + b"\1\0\0\0\0\0\0\0\1\0\0\0" + bytes(36) + b"\6\0\0\0a\0b\0\0\0"),
+    (RDPDR, b"rDRI" + b"\1\0\0\0\x09\0\0\0\2\0\0\0\4\0\0\0\0\0\0\0\4\0\0\0" + bytes(28) + b"body"),
+    (CLIPRDR, b"\x08\0\0\0\x18\0\0\0\7\0\0\0\0\0\0\0\2\0\0\0" + bytes(8) + b"\x40\0\0\0"),
     (RDPDR, b"rDnI\1\0\x0c\0\1\0\0\0"), (RDPDR, b"rDRI" + b"\1\0\0\0" + bytes(48)),
 )  # fmt: skip
 
