@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from typing import Final
 
+from proxyd.decoders import Graphics
 from proxyd.protocols.rdp import channels, mcs
 from proxyd.protocols.rdp.crossing import FIRST_CHANNEL
 from proxyd.protocols.rdp.wire import WireError
@@ -24,6 +25,7 @@ READERS: Final = (
     "chunk",
 )
 DRDYNVC: Final = 1 + NAMES.index("drdynvc")
+POLICIES: Final[tuple[Graphics, ...]] = ("bitmap", "bitmap", "bitmap", "gfx", "avc420", "noavc")
 FLAGS: Final = (3, 1, 0, 2, 0x200003, 0x10, 0x20, 0x40)
 
 
@@ -80,7 +82,7 @@ def play(data: bytes) -> None:
     source = Input(data)
     mode = source.byte() % 8
     if mode < 6:
-        Session(licensed=True).run(source, framed)
+        Session(licensed=True, graphics=POLICIES[mode]).run(source, framed)
         return
     (read if mode == 6 else reassembled)(source)
 

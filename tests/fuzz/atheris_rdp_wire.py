@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 
 from proxyd.access import parse_username
 from proxyd.config import Account, User
+from proxyd.decoders import Graphics
 from proxyd.errors import ProxydError
 from proxyd.protocols.rdp import back, channels, credssp, fastpath, gcc, info, mcs, share, wire
 from proxyd.protocols.rdp import front as fronts
@@ -98,10 +99,12 @@ WANTS: Final = Wants(
 
 def target_login(source: Input) -> None:
     """A target's side of its login, with NLA or without."""
-    selected, chunk = (Protocol.SSL, Protocol.HYBRID)[source.byte() & 1], source.byte()
+    settings, chunk = source.byte(), source.byte()
+    selected = (Protocol.SSL, Protocol.HYBRID, Protocol.SSL, Protocol.HYBRID_EX)[settings & 3]
+    graphics: Graphics = "gfx" if settings & 4 else "bitmap"
     peer = Peer(source.rest(), chunk, certificate=b"no certificate")
-    target = SimpleNamespace(name="desk", host="desk", accounts={"svc": Account()})
-    login = back._Login(cast("Any", peer), cast("Any", target), "svc", "Target-Pw1")
+    target = SimpleNamespace(name="desk", host="desk", colour_depth=32, accounts={"svc": Account()})
+    login = back._Login(cast("Any", peer), cast("Any", target), "svc", "Target-Pw1", graphics)
     driven(login.run(selected, WANTS))
 
 
@@ -150,7 +153,7 @@ def play(data: bytes) -> None:
     source = Input(data)
     mode = source.byte() % 8
     if mode < 5:
-        Session(licensed=mode > 0).run(source, framed)
+        Session(licensed=mode > 0, graphics="gfx" if mode == 2 else "bitmap").run(source, framed)
         return
     work = layouts if mode == 5 else LOGINS[source.byte() % len(LOGINS)]
     with contextlib.suppress(*TYPED):

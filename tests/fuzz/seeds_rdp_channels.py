@@ -61,7 +61,22 @@ def seeds() -> list[bytes]:
         + does(Op.SHUT) + says(True, ALONE | CLIPRDR | 2 << 6, b"\x20\0\0abc", canary=True),
         says(False, INSIDE | DRDYNVC, b"\3" + bytes(210)) + says(True, INSIDE | DRDYNVC, b"\3" + bytes(210)),
     ]  # fmt: skip
+    # MS-RDPEGFX 2.2.2.18: what a client offers, with versions 8, 8.1 and 10
+    caps = b"".join(
+        version.to_bytes(4, "little") + b"\4\0\0\0\2\0\0\0" for version in (0x80004, 0x80105, 0xA0002)
+    )
+    offer = b"\x12\0\0\0" + (len(caps) + 10).to_bytes(4, "little") + b"\3\0" + caps
+    opened = says(False, DRDYNVC, b"\x10\3" + GRAPHICS.encode() + b"\0") + says(
+        True, DRDYNVC, spec.DYNAMIC_CREATED
+    )
+    graphics = (
+        opened
+        + says(True, DRDYNVC, b"\x30\3" + offer)
+        + does(Op.SHUT)
+        + says(True, DRDYNVC, b"\x30\3" + offer[:20])
+    )
     return [
+        *(bytes((mode,)) + graphics for mode in range(6)),
         *(b"\0" + one for one in programs),
         *(b"\6\x40" + body for _, body in (*_CLIENT, *_TARGET)),
         *(b"\7\x20" + bytes((which, len(body))) + body for which in range(3) for _, body in (*_CLIENT, *_TARGET) if len(body) < 224),

@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 import trio
 
 from proxyd.config import Clipboard, ClipboardWay, Devices
+from proxyd.decoders import Graphics
 from proxyd.errors import ProxydError
 from proxyd.gate import Gate
 from proxyd.protocols.rdp import channels, mcs, share
@@ -89,13 +90,13 @@ class Kept(Tape):
 class Session:
     """A session's conduit between two streams; `licensed`: it begins behind its licensing."""
 
-    def __init__(self, *, licensed: bool) -> None:
+    def __init__(self, *, licensed: bool, graphics: Graphics = "bitmap") -> None:
         self.tape, self.gate = Kept(), Gate()
         session = SimpleNamespace(tape=self.tape, gate=self.gate, target="desk", parting="",
                                   settled=lambda *_, **__: None)  # fmt: skip
         self.client, self.target = Stream(), Stream()
         static = StaticChannels(EVERYTHING)
-        self.desk = Desk(WIDTH, HEIGHT, licensed=licensed, active=licensed, static=static)
+        self.desk = Desk(WIDTH, HEIGHT, licensed=licensed, active=licensed, graphics=graphics, static=static)
         self.licensed = licensed
         self.conduit = Conduit(cast("Any", session), cast("Any", self.client), cast("Any", self.target), NUMBERS, self.desk)  # fmt: skip
         self.conduit._nursery = cast("Any", SimpleNamespace(start_soon=lambda *_: None))
