@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,18 +43,26 @@ def refuse_desktop(session: Mapping[str, Any]) -> None:
     if is_desktop(session):
         name = session["id"][:ID_SHOWN]
         text = (
-            f"a terminal can't show the desktop of this {PROTOCOL} session: proxyctl screenshot {name} -o FILE draws "
+            f"a terminal can't replay the desktop of this {PROTOCOL} session: proxyctl screenshot {name} -o FILE draws "
             f"it at any moment, and proxyctl log {name} says what was typed, once it has ended"
         )
         raise click.UsageError(text)
 
 
-def refuse_watching(client: Client, session: str) -> None:
-    """Raise UsageError for a desktop, before anybody is told that it is watched."""
+def live_desktop(client: Client, session: str) -> str:
+    """Give the id of a live desktop's session; "" for others, and where the daemon refuses: `watch` is told more clearly.
+
+    Raises UsageError for a desktop whose session has ended.
+    """
     from proxyd.control.client import ControlError
 
-    with suppress(ControlError):  # what the daemon says to `watch` itself is clearer
-        refuse_desktop(client.call("show", session=session)["session"])
+    try:
+        row = client.call("show", session=session)["session"]
+    except ControlError:
+        return ""
+    if row["state"] != "live":
+        refuse_desktop(row)
+    return str(row["id"]) if is_desktop(row) else ""
 
 
 # ---------------------------------------------------------------------------- a picture

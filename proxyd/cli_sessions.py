@@ -185,7 +185,7 @@ def views_of(answer: Mapping[str, Any], output: Output) -> list[str]:
     return lines
 
 
-@click.command(cls=Command, short_help="Watch a live session: its screen, or its statements.")
+@click.command(cls=Command, short_help="Watch a live session: its screen, desktop, or statements.")
 @session_argument(live=True)
 @click.option(
     "--channel", type=click.IntRange(min=0), metavar="N", help="Show this channel, not the first terminal."
@@ -194,17 +194,22 @@ def views_of(answer: Mapping[str, Any], output: Output) -> list[str]:
 def watch(run: Run, session: str, channel: int | None) -> None:
     """Watch a live session as its user sees it, from any moment to its end; of a database session the statements.
 
+    A desktop is drawn with half blocks: it takes a terminal with true colour, the larger the better.
     Keys: q leaves, b blocks the user's input, u unblocks it, d drops the session, r repaints.
-    Into a pipe goes the raw output; with --json every record, one a line.
+    Into a pipe goes the raw output; with --json every record, one a line, or what changed on a desktop.
     """
-    from proxyd.cli_desktop import refuse_watching
+    from proxyd.cli_desktop import live_desktop
     from proxyd.cli_queries import scene_of, view_of
     from proxyd.cli_view import Watching, watch_plainly
     from proxyd.terminal import showing
 
     client = run.client()
-    if not run.output.json:
-        refuse_watching(client, session)
+    if desktop := live_desktop(client, session):
+        from proxyd.cli_look import watch_desktop
+
+        if watch_desktop(run, desktop):
+            run.output.remark("the session has ended")
+        return
     end = None
     with client.stream("watch", session=session) as stream:
         if run.output.json:

@@ -15,6 +15,8 @@ import platform
 import resource
 import struct
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 MEMORY_BYTES: Final = (
@@ -22,6 +24,7 @@ MEMORY_BYTES: Final = (
 )  # of address space: libraries 300 MB, and eight desktops of 1080p with their copies
 FRAME_CPU_S: Final = 60  # for what one frame asks: a thousand times what real ones need
 NICE: Final = 10  # sessions go first
+OOM_FIRST: Final = "800"  # of 1000: where memory ends, this is what can be made anew
 OPEN_FILES: Final = 32  # a library that is loaded late still finds its files
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38  # <linux/prctl.h>
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000  # <linux/sched.h>
@@ -53,7 +56,10 @@ class _Program(ctypes.Structure):
 
 def enter() -> tuple[bool, bool]:
     """Give it all up, once and for good; says whether the network is gone and whether system calls are filtered."""
-    os.nice(NICE)
+    with suppress(OSError):  # a filter of the whole service may keep priorities as they are
+        os.nice(NICE)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OOM_FIRST)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_AS, MEMORY_BYTES)

@@ -78,7 +78,7 @@ def test_pictures_and_keys_of_a_real_session(short: Path) -> None:
                     "a picture of the live session",
                     lambda: _shot(proxyd, session, short).differing(after) == 0,
                 )
-                assert proxyd.run_ctl("watch", session).code == 2
+                assert proxyd.run_ctl("watch", session).code == 2  # a pipe
             proxyd.ended(session)
             moment = datetime.fromtimestamp(seen_at, UTC).isoformat()
             assert _shot(proxyd, session, short, "--at", moment).differing(before) == 0

@@ -4,17 +4,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
 from e2e.test_rdp_cli import PASSWORD, furnished
+from proxyd.cli_look import Desktop
+from proxyd.control.client import ControlError
 from proxyd.recorder import sidecar
+from proxyd.recorder.record import Kind
 from proxyd.recorder.sidecar import Derived, Item
 from tests.peers.daemon import Proxyd
 from tests.peers.process import eventually
@@ -23,6 +30,7 @@ from tests.peers.rdp.freerdp import FreeRdp
 from tests.peers.rdp.tls import Identity
 from tests.peers.rdp.x11 import IN_TERMINAL, Picture, same
 from tests.peers.rdp.xrdp import Xrdp
+from tests.peers.terminal import Terminal
 
 pytestmark = [
     pytest.mark.skipif(
@@ -155,3 +163,108 @@ def test_an_indexer_that_is_killed_is_replaced_and_loses_nothing(rig: Rig, short
     assert Picture(last.width, last.height, last.picture()).differing(shown) == 0
     assert rig.proxyd.metric("proxyd_index_restarts_total") >= 4
     assert rig.proxyd.ctl("verify", session).data["ok"]
+
+
+class Viewer:
+    """A live view of a desktop, in a thread of its own; `times` are session times and when they were seen."""
+
+    def __init__(self, rig: Rig, session: str) -> None:
+        self.desktop = Desktop()
+        self.wholes = 0
+        self.times: list[tuple[int, float]] = []
+        self.ended = self.blocked = False
+        self.row: dict[str, Any] = {}
+        self._stream = rig.proxyd.client().stream("look", session=session)
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(ControlError), self._stream as stream:
+            for frame in stream:
+                now = time.time()
+                self.blocked = bool(frame.get("blocked"))
+                self.row = frame.get("session", self.row)
+                for shown in frame.get("shown", ()):
+                    with self._lock:
+                        self.desktop.take(shown)
+                        self.wholes += shown["whole"]
+                        self.times.append((shown["at_us"], now))
+            self.ended = True
+
+    def picture(self) -> Picture | None:
+        with self._lock:
+            image = self.desktop.image
+            return Picture(*image.size, image.tobytes()) if image else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._stream._connection.shutdown(socket.SHUT_RDWR)
+        self._thread.join(10)
+
+
+def test_a_live_view_is_what_the_client_sees_from_the_first_picture_on(rig: Rig, short: Path) -> None:
+    with rig.client(short / "c") as client:
+        same(client.screen, rig.desktop.screen)
+        session = rig.proxyd.the_live_session()["id"]
+        before = typed(rig, client, "joined")
+        with Viewer(rig, session) as first:
+            eventually("a picture", lambda: first.picture() == before)
+            assert (first.wholes, len(first.times)) == (1, 1)
+            after = typed(rig, client, "while-watched")
+            eventually("what was typed is seen", lambda: first.picture() == after)
+            with Viewer(rig, session) as second:
+                eventually("another picture", lambda: second.picture() == after)
+                rig.proxyd.call("block", session=session)
+                eventually("both learn of the block", lambda: first.blocked and second.blocked)
+                rig.proxyd.call("unblock", whom=session)
+                eventually("both learn of its end", lambda: not (first.blocked or second.blocked))
+                later = typed(rig, client, "both")
+                eventually("both see it", lambda: first.picture() == second.picture() == later)
+            live = rig.proxyd.call("picture", session=session)
+            assert (live["width"], live["height"]) == (later.width, later.height)
+            (pid,) = rig.indexers()
+            os.kill(pid, signal.SIGKILL)
+            last = typed(rig, client, "killed")
+            eventually("the view goes on", lambda: first.picture() == last, within_s=30)
+        began = first.row["started_at"]
+        lags = sorted(seen - began - at_us / 1e6 for at_us, seen in first.times[1:-1])
+        print(
+            f"lag of {len(lags)} updates: p50 {lags[len(lags) // 2] * 1000:.0f} ms, most {lags[-1] * 1000:.0f} ms"
+        )
+        assert lags[len(lags) // 2] < 0.5
+        with Viewer(rig, session) as third:
+            eventually("a third picture", lambda: third.picture() == last)
+            client.__exit__(None, None, None)
+            eventually("the view ends with the session", lambda: third.ended)
+    rig.proxyd.ended(session)
+    views = rig.proxyd.ctl("log", session).data["views"]
+    assert [view["kind"] for view in views].count("live") == 3
+    watched = [
+        record.body for record in rig.proxyd.recording(session).records() if record.kind is Kind.CONTROL
+    ]
+    assert [body["action"] for body in watched].count("watch") == 3
+
+
+def test_a_desktop_is_watched_in_a_terminal(rig: Rig, short: Path) -> None:
+    with rig.client(short / "c") as client:
+        same(client.screen, rig.desktop.screen)
+        session = rig.proxyd.the_live_session()["id"]
+        piped = rig.proxyd.run_ctl("watch", session)
+        assert piped.code == 2
+        assert "proxyctl screenshot" in piped.err
+        with Terminal(
+            rig.proxyd.ctl_argv("watch", session), rows=40, columns=120, env=rig.proxyd.env
+        ) as terminal:
+            terminal.expect("48;2;32;64;96m")  # the desktop's own colour, #204060
+            terminal.expect("1024 x 768, live")
+            assert terminal.seen.count("\N{UPPER HALF BLOCK}".encode()) > 1000
+            terminal.type("b")
+            terminal.expect("input blocked")
+            terminal.type("u")
+            eventually("it is released", lambda: not rig.proxyd.live()[0]["blocked"])
+            terminal.type("q")
+            assert terminal.wait() == 0

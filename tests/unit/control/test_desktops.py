@@ -217,7 +217,7 @@ def test_programs_get_every_record(ctl: Any) -> None:
         assert len(records) == len(DESKTOP) + 2  # META before, END behind
 
 
-def test_a_live_desktop_is_not_watched_in_a_terminal(ctl: Any, played: Any) -> None:
+def test_a_live_desktop_is_not_watched_in_a_pipe(ctl: Any, played: Any) -> None:
     live = played.begin(protocol="rdp")
     rows = len(live.tape.rows)
     assert "proxyctl screenshot 1a2b3c4d" in ctl("watch", "1a2b", status=2).stderr
