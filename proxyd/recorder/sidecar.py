@@ -128,7 +128,7 @@ def keyframe_of(item: Item) -> Keyframe:
     """Read a keyframe's item; raises FormatError."""
     try:
         body = dict(item.body)
-        return msgspec.convert(body | {"at_us": item.at_us}, Keyframe)
+        return msgspec.convert(body | {"at_us": item.at_us}, Keyframe, builtin_types=(bytes,))
     except (TypeError, ValueError, msgspec.ValidationError):
         raise FormatError("an index has a keyframe that can't be read") from None
 
@@ -246,7 +246,7 @@ class Sidecar:
         header, fields = _read_header(file)
         if fields["session"] != session:
             raise FormatError(f"{NAME} is another session's")
-        if fields["derived"] != DERIVED:
+        if fields.get("derived") != DERIVED:
             raise FormatError(f"{NAME} is of another version")
         self._aead, self._bound = _key(dek, fields["salt"], session), sha256(header).digest()
         self._first = len(header)
@@ -337,7 +337,7 @@ def _is_place(entry: object) -> bool:
 def _unpacked(data: bytes) -> Any:
     try:
         return msgpack.unpackb(data, strict_map_key=False)
-    except (ValueError, msgpack.exceptions.UnpackException):
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException):  # TypeError: a list as a key
         raise FormatError(f"{NAME} holds what can't be read") from None
 
 

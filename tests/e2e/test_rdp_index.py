@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import threading
@@ -268,3 +269,50 @@ def test_a_desktop_is_watched_in_a_terminal(rig: Rig, short: Path) -> None:
             eventually("it is released", lambda: not rig.proxyd.live()[0]["blocked"])
             terminal.type("q")
             assert terminal.wait() == 0
+
+
+def killing(rig: Rig, over: threading.Event, kills: list[int]) -> None:
+    """Kill whatever process indexes, at random moments, until it is over."""
+    dice = random.Random(11)
+    while not over.wait(dice.uniform(0.05, 1.5)):
+        for pid in rig.indexers():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                kills.append(pid)
+
+
+def sessions_under_fire(rig: Rig, short: Path, count: int) -> None:
+    """Sessions one after the other while indexers are killed: none notices, and every index is whole in the end."""
+    over, kills, seen = threading.Event(), list[int](), {}
+    killer = threading.Thread(target=killing, args=(rig, over, kills))
+    killer.start()
+    try:
+        for number in range(count):
+            with rig.client(short / f"c{number}") as client:
+                same(client.screen, rig.desktop.screen)
+                session = rig.proxyd.the_live_session()["id"]
+                seen[session] = (typed(rig, client, f"fire{number}"), f"fire{number}")
+                assert client.connected
+            assert rig.proxyd.ended(session)["reason"] == "closed"
+    finally:
+        over.set()
+        killer.join()
+    assert len(kills) >= count / 2
+    for session, (shown, line) in seen.items():
+        made = rig.indexed(session)
+        assert lines(made) == [f"echo {line}; echo {line} > typed‹Enter›"]
+        last = [sidecar.keyframe_of(item) for item in made if item.kind == Derived.KEYFRAME][-1]
+        assert Picture(last.width, last.height, last.picture()).differing(shown) == 0
+        assert made[-1].body["seq"] == len(list(rig.proxyd.recording(session).records()))
+        assert rig.proxyd.ctl("verify", session).data["ok"]
+    print(f"{count} sessions, {len(kills)} indexers killed")
+
+
+def test_sessions_do_not_notice_that_indexers_are_killed(rig: Rig, short: Path) -> None:
+    sessions_under_fire(rig, short, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_fifty_sessions_do_not_notice_that_indexers_are_killed(rig: Rig, short: Path) -> None:
+    sessions_under_fire(rig, short, 50)
