@@ -297,7 +297,7 @@ def sessions_under_fire(rig: Rig, short: Path, count: int) -> None:
     finally:
         over.set()
         killer.join()
-    assert len(kills) >= count / 2
+    assert len(kills) >= count / 4  # one that dies again and again is waited with for up to 10 s
     for session, (shown, line) in seen.items():
         made = rig.indexed(session)
         assert lines(made) == [f"echo {line}; echo {line} > typed‹Enter›"]
