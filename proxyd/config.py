@@ -159,14 +159,17 @@ class MysqlListen(DatabaseListen, frozen=True, kw_only=True):
 class RdpListen(TlsListen, frozen=True, kw_only=True):
     """The RDP front. `nla`: users with an `nt_hash` prove their password before anything else is said (CredSSP).
 
-    `deferred`: clients without it send the password inside TLS, where every kind of user can be checked. `public`: the
-    address that .rdp files name, "host:port"; empty: `address`, or this machine's name where that is every address.
+    `deferred`: clients without it send the password inside TLS, where every kind of user can be checked. `login_screen`:
+    who of those sends none is asked for it on a screen proxyd draws, and for a one-time code; who names no target is
+    shown a list. `public`: the address that .rdp files name, "host:port"; empty: `address`, or this machine's name where
+    that is every address.
     """
 
     address: Address = "127.0.0.1:3389"
     public: PublicAddress = ""
     nla: bool = True
     deferred: bool = True
+    login_screen: bool = True
 
 
 class MetricsListen(_Section, frozen=True, kw_only=True):

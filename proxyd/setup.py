@@ -290,7 +290,9 @@ chacha = false
 #nla = true
 # Clients that do not ask for it send the password inside TLS, with a one-time code behind it.
 #deferred = true
-# Without a target users name theirs: alice%svc%desk1, or alice%desk1.
+# Who of those sends no password, or needs a code, is asked on a screen of proxyd's own; who names no target gets a list.
+#login_screen = true
+# Without a target users name theirs, alice%svc%desk1 or alice%desk1, or pick it from that list.
 #target = ""
 
 [listen.metrics]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +67,13 @@ def account(directory: Path, name: str, target: Desktop, *, port: int = 0) -> di
 
 
 @contextmanager
-def front(directory: Path, targets: Mapping[str, Mapping[str, Any]], **listen: Any) -> Iterator[Front]:
-    """Serve these targets to alice and bob; `listen`: more of the listener's settings."""
+def front(
+    directory: Path,
+    targets: Mapping[str, Mapping[str, Any]],
+    prepare: Callable[[Proxyd], None] = lambda _: None,
+    **listen: Any,
+) -> Iterator[Front]:
+    """Serve these targets to alice and bob; `listen`: more of the listener's settings, `prepare`: of all others."""
     proxyd, identity, port = Proxyd(directory / "p"), Identity(directory / "front"), free_port()
     identity.key.chmod(0o600)
     proxyd.settings["listen"]["rdp"] = {
@@ -81,5 +86,6 @@ def front(directory: Path, targets: Mapping[str, Mapping[str, Any]], **listen: A
     proxyd.user("alice", password=hash_password(ALICE))
     proxyd.user("bob", nt_hash=nt_hash(BOB))
     proxyd.grant(users=["alice", "bob"])
+    prepare(proxyd)
     with proxyd:
         yield Front(proxyd, identity, port)

@@ -19,17 +19,16 @@ import enum
 import importlib
 import json
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+from proxyd.protocols.rdp import accents
+
 US_ENGLISH: Final = 0x0409
 EXTENDED: Final = 0xE000  # added to the scancode of a key behind the prefix E0
 EXTENDED1: Final = 0xE100  # behind the prefix E1: Pause
-_LANGUAGE: Final = 0x3FF  # of a layout's low half: the language without its region
-_REGION: Final = 0x0400  # SUBLANG_DEFAULT, shifted to its place: the region a language is named after
 _PACKAGE: Final = "aardwolf.keyboard.layouts"
 _HEX_TEXT: Final = re.compile(r"00[0-9A-F]{2}")
 
@@ -81,34 +80,6 @@ _NOT_DEAD: Final = {
     (0x080C, 0x07, ALT_GR),  # ^ on the key 6
     (0x0813, 0x07, ALT_GR),
     (0x0001_080C, 0x07, ALT_GR),
-}
-_COMBINING: Final = {
-    "´": "\u0301",
-    "'": "\u0301",
-    "΄": "\u0301",
-    "`": "\u0300",
-    "^": "\u0302",
-    "¨": "\u0308",
-    '"': "\u0308",
-    "~": "\u0303",
-    "¸": "\u0327",
-    "ˇ": "\u030c",
-    "°": "\u030a",
-    "˘": "\u0306",
-    "˛": "\u0328",
-    "˙": "\u0307",
-    "˝": "\u030b",
-}
-_OWN_WAYS: Final[Mapping[tuple[int, str], Mapping[str, str]]] = {
-    (0x0415, "~"): dict(zip("acelnoszxACELNOSZX", "ąćęłńóśżźĄĆĘŁŃÓŚŻŹ", strict=True)),
-    (0x0002_0409, "'"): {"c": "ç", "C": "Ç"},
-}
-# Layouts compose what their language's ANSI code page has (LANGID's primary language -> code page), else 1252.
-_CODE_PAGES: Final[Mapping[int, str]] = {
-    **dict.fromkeys((0x05, 0x0E, 0x15, 0x18, 0x1A, 0x1B, 0x1C, 0x24), "cp1250"),
-    0x08: "cp1253",
-    **dict.fromkeys((0x1F, 0x2C), "cp1254"),
-    **dict.fromkeys((0x25, 0x26, 0x27), "cp1257"),
 }
 _NAMES: Final[Mapping[str, str]] = {
     "BACK": "Backspace",
@@ -174,14 +145,7 @@ class Layout:
 
     def compose(self, accent: str, text: str) -> str:
         """Give what an accent and the key after it become: one letter, or both of them where there is none."""
-        if text == " ":
-            return accent
-        if own := _OWN_WAYS.get((self.id, accent), {}).get(text):
-            return own
-        one = unicodedata.normalize("NFC", text + _COMBINING.get(accent, ""))
-        page = _CODE_PAGES.get(self.id & _LANGUAGE, "cp1252")
-        fits = len(one) == 1 and one != text and one.encode(page, "ignore")
-        return one if fits else accent + text
+        return accents.compose(self.id, accent, text)
 
     def name(self, scancode: int) -> str:
         """Name a key in English; keys of text by what they type alone."""
@@ -197,7 +161,7 @@ class Layout:
 @lru_cache(maxsize=16)  # a table is some 100 KiB, read in 25 ms; sessions of one site share few
 def layout(number: int) -> Layout:
     """Find the layout with this id (CS_CORE keyboardLayout, MS-RDPBCGR 2.2.1.3.2)."""
-    candidates = (number, number & 0xFFFF, _REGION | number & _LANGUAGE, US_ENGLISH)
+    candidates = (*accents.candidates(number), US_ENGLISH)
     known, table = next((one, found) for one in candidates if (found := _read(one)))
     return _layout(known, table, exact=known == number)
 

@@ -151,9 +151,12 @@ class Conduit:
         except WireError as error:
             self._last_words(ErrorInfo.RPC_INITIATED_DISCONNECT)
             raise TargetError(f"{self._session.target} {error}.") from None
-        answers = self._from_target.answers
+        answers, licenses = self._from_target.answers, self._from_target.licenses
         while answers:
             self._say_to_target(answers.pop(0))
+        while licenses:
+            self._licensing["input"] += len(licenses[0])
+            _send(self._target, self._numbers.for_target(licenses.pop(0)))
         return b"".join(out)
 
     def _give(self, frame: bytes, out: list[bytes]) -> None:

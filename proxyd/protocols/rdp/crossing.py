@@ -7,12 +7,15 @@ Rule 3: what is typed, clicked, pasted or sent on a channel while the gate is sh
         message that had begun). What a client answers to pictures passes, or there would be none.
 Rule 4: no way past the proxy is passed on: no redirection, no reconnect cookie, no dynamic channel that brings a device.
 Rule 5: licensing comes before the session and is passed as it is; until it is over there is no input.
+Rule 6: a client that was shown our own login screen has its licensing behind it, so the target's is answered for it; what
+        it does is its answer to our screen until it has confirmed the target's.
 
 MS-RDPBCGR 2.2.1.12 to 2.2.1.22, 2.2.6.1, 2.2.8; MS-RDPEDYC 2.2; MS-RDPEA 2.2.2; MS-RDPEGFX 2.2.2.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -32,6 +35,7 @@ from proxyd.protocols.rdp import (
 )
 from proxyd.protocols.rdp.channels import ChannelFlag, DynamicData, Reassembly
 from proxyd.protocols.rdp.events import Event, Mouse, Scancode, Unicode
+from proxyd.protocols.rdp.info import License, LicenseError
 from proxyd.protocols.rdp.mcs import Data
 from proxyd.protocols.rdp.passing import CHUNK_HEADER
 from proxyd.protocols.rdp.pipeline import Watch
@@ -80,6 +84,14 @@ def numbers(names: Iterable[str], target_user: int, io: int, ids: Iterable[int |
     return Numbers(target_user, to_target, to_client, dict(zip(ours, listed, strict=True)))
 
 
+class Handover(enum.Enum):
+    """How far a client is that was shown our own login screen, 1.3.1.3 (rule 6)."""
+
+    DONE = enum.auto()  # or there was none
+    WAITING = enum.auto()  # the target has not said yet what there is to see
+    CONFIRMING = enum.auto()  # the client has been told, and has not confirmed
+
+
 @dataclass
 class Desk:
     """What both directions know of the session."""
@@ -92,6 +104,7 @@ class Desk:
     graphics: Graphics = "bitmap"
     watch: Watch | None = None  # while the graphics channel is open
     static: StaticChannels = field(default_factory=StaticChannels)
+    handover: Handover = Handover.DONE
 
 
 def _edited(
@@ -152,6 +165,8 @@ class FromClient:
     def take(self, frame: bytes, *, closed: bool) -> list[bytes]:
         """Give what passes of a frame; `closed`: the gate is shut. Raises WireError."""
         self.licensing = False
+        if self.desk.handover is not Handover.DONE and not self._is_ours(frame):
+            return []
         if wire.is_fast_path(frame):
             return self._input(frame, fastpath.parse_input(frame), fast=True, closed=closed)
         data = mcs.data_frame(frame)
@@ -171,6 +186,22 @@ class FromClient:
         if data.channel not in self.numbers.to_target:
             return []  # the target does not know of this channel
         return self._channel(frame, data, name, closed=closed)
+
+    def _is_ours(self, frame: bytes) -> bool:
+        """Tell whether a frame belongs to the session already, and not to our login screen (rule 6)."""
+        if wire.is_fast_path(frame):
+            return False
+        data = mcs.data_frame(frame)
+        if data is None:
+            return True  # it leaves
+        if self.desk.handover is Handover.WAITING:
+            return False
+        if data.channel != mcs.GLOBAL_CHANNEL:
+            return True
+        confirmed = any(control.kind == ControlKind.CONFIRM_ACTIVE for control in share.split(data.payload))
+        if confirmed:
+            self.desk.handover = Handover.DONE
+        return confirmed
 
     # ------------------------------------------------------------------ input
 
@@ -294,6 +325,7 @@ class FromTarget:
     desk: Desk
     numbers: Numbers
     answers: list[bytes] = field(default_factory=list)
+    licenses: list[bytes] = field(default_factory=list)  # those about licensing
     licensing: bool = False  # whether the last frame was a licensing message
     _gathering: dict[int, Reassembly] = field(default_factory=dict)
     _wave: bool = (
@@ -318,13 +350,37 @@ class FromTarget:
             own, data = mcs.redirect(frame, data.initiator, ours), data._replace(channel=ours)
         if ours != mcs.GLOBAL_CHANNEL:
             return self._channel(own, data, closed=closed)
-        if self.desk.licensed:
-            if share.paints(data.payload):
-                return [own]
-            return _edited(own, data, self._control, to_server=False)
-        self.desk.licensed = info.parse_license(data.payload).granted
+        if not self.desk.licensed:
+            return self._license(own, data)
+        if self.desk.handover is Handover.WAITING:
+            return self._handed_over(own, data)
+        if share.paints(data.payload):
+            return [own]
+        return _edited(own, data, self._control, to_server=False)
+
+    def _license(self, frame: bytes, data: Data) -> list[bytes]:
+        """Pass a licensing message on, or answer it (rule 6): who needs no licence is content with a client without."""
+        said = info.parse_license(data.payload)
+        self.desk.licensed = said.granted
         self.licensing = True
-        return [own]
+        if self.desk.handover is Handover.DONE:
+            return [frame]
+        if said.kind in {License.REQUEST, License.PLATFORM_CHALLENGE}:
+            none = info.build_license_error(LicenseError.ERR_NO_LICENSE)
+            self.licenses.append(mcs.build_data(Data(USER, mcs.GLOBAL_CHANNEL, none), to_server=True))
+        elif not said.granted:
+            raise WireError("lets nobody in without a licence of its own")
+        return []
+
+    def _handed_over(self, frame: bytes, data: Data) -> list[bytes]:
+        """Take our screen away for the target's, 2.2.3.1; what comes before it is for a client that sees nothing yet."""
+        kinds = {control.kind for control in share.split(data.payload)}
+        if ControlKind.DEMAND_ACTIVE not in kinds:
+            return []
+        self.desk.handover = Handover.CONFIRMING
+        ended = share.deactivate_all(capabilities.OUR_SHARE, mcs.SERVER_USER)
+        ours = mcs.build_data(Data(mcs.SERVER_USER, mcs.GLOBAL_CHANNEL, ended), to_server=False)
+        return [ours, *_edited(frame, data, self._control, to_server=False)]
 
     def _control(self, control: Control) -> Control | None:
         match control.kind:

@@ -27,6 +27,7 @@ from proxyd.protocols.rdp import credssp, gcc, info, mcs, share, wire
 from proxyd.protocols.rdp.capabilities import OUR_SHARE
 from proxyd.protocols.rdp.crossing import FIRST_CHANNEL
 from proxyd.protocols.rdp.info import ClientInfo
+from proxyd.protocols.rdp.lobby import Lobby
 from proxyd.protocols.rdp.proof import Proof, Proofs
 from proxyd.protocols.rdp.share import DataKind, ErrorInfo, ShareData
 from proxyd.protocols.rdp.static import USER
@@ -158,7 +159,8 @@ class Front:
             except credssp.Refused as refused:
                 if refused.answer:
                     self._send(refused.answer)
-                self._failed()
+                self.count()
+                self.fail()
             if answer:
                 talk.send(answer)
         self._proven = offered[acceptor.login.nt_key]
@@ -196,24 +198,38 @@ class Front:
 
     # ------------------------------------------------------------------ who it is
 
-    async def prove(self, proofs: Proofs, name: str, said: str) -> Login:
+    async def prove(self, proofs: Proofs, name: str, said: str) -> Login | None:
         """Let the client prove that it is the user of that name, by what Client Info has; raises ClientError.
 
-        After NLA it has done so.
+        After NLA it has done so. None: all is right but that a one-time code is missing, which the login screen asks for.
         """
-        proof = self._proven or await proofs.said(name, said)
+        proof = self._proven or await proofs.said(name, said, asks=self._listen.login_screen)
         if proof is None:
-            self._failed()
+            self.count()
+            self.fail()
+        return None if proof.missing else self.logged_in(name, proof)
+
+    def logged_in(self, name: str, proof: Proof) -> Login:
+        """Give the login of who has shown this."""
         self.token = proof.token
         return Login(name, self._caller.ip, proof.how)
 
-    def _failed(self) -> NoReturn:
+    def count(self) -> None:
+        """Count a proof that was none."""
         self.failures += 1
         metrics.LOGINS.labels(protocol="rdp", result="failed").inc()
+
+    def fail(self) -> NoReturn:
+        """Say that it was not proven who the client is; raises ClientError."""
         self.say(ErrorInfo.SERVER_DENIED_CONNECTION)
         raise ClientError("The client did not prove who it is.")
 
     # ------------------------------------------------------------------ talking
+
+    def lobby(self, wants: Wants, proxy: str) -> Lobby:
+        """Give the login screen, for a client that has been conferred with; `proxy`: what it is told as our name."""
+        assert self._talk is not None  # noqa: S101 - the conference went through it
+        return Lobby(self._talk, self, gcc.client_core(wants.blocks), proxy, wants.info.user)
 
     def say(self, code: ErrorInfo) -> None:
         """Say why the connection ends, if the client is far enough to understand it (rule 3)."""

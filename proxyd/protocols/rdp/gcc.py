@@ -110,6 +110,7 @@ class ClientCore(NamedTuple):
     depth: int = 0  # highColorDepth; 0: not said
     early: Early = Early(0)
     selected: Protocol | None = None  # serverSelectedProtocol
+    scale: int = 100  # desktopScaleFactor, in percent
 
 
 class Channel(NamedTuple):
@@ -231,6 +232,12 @@ _HIGH_DEPTH: Final = 136
 _SUPPORTED_DEPTHS: Final = 138
 _EARLY: Final = 140
 _SELECTED: Final = 208
+_SCALE: Final = 222
+_DEVICE_SCALE: Final = 226
+_SCALES: Final = range(
+    100, 501
+)  # 2.2.1.3.2: of desktopScaleFactor; out of it, or with another device's, it is not said
+_DEVICE_SCALES: Final = frozenset({100, 140, 180})
 _DEPTH_16: Final = 0x0002  # RNS_UD_16BPP_SUPPORT
 _BETA2_16: Final = 0xCA03  # RNS_UD_COLOR_16BPP_565
 
@@ -242,11 +249,14 @@ def client_core(blocks: Blocks) -> ClientCore:
         raise WireError("a client says nothing of its core settings")
     version, width, height, _, _, layout, build, name, kind, subtype, keys = _CORE.unpack_from(body)
     selected = _get(body, _SELECTED, 4)
+    scale = _get(body, _SCALE, 4)
+    said = scale in _SCALES and _get(body, _DEVICE_SCALE, 4) in _DEVICE_SCALES
     return ClientCore(
         version, width, height, layout, build, text(name), kind, subtype, keys,
         depth=_get(body, _HIGH_DEPTH, 2) or 0,
         early=Early(_get(body, _EARLY, 2) or 0),
         selected=None if selected is None else Protocol(selected),
+        scale=scale if scale is not None and said else 100,
     )  # fmt: skip
 
 

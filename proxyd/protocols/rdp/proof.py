@@ -27,10 +27,11 @@ _PASSWORD: Final = frozenset({"password"})
 
 
 class Proof(NamedTuple):
-    """What proved who it is: how, as a session says it, and the token, if it was one."""
+    """What proved who it is: how, as a session says it, and the token, if it was one. `missing`: a one-time code is."""
 
     how: str
     token: Token | None = None
+    missing: bool = False
 
 
 class Proofs:
@@ -52,18 +53,29 @@ class Proofs:
         nobody = Proof("")  # of keys that nobody knows
         return found | {secrets.token_bytes(KEY_BYTES): nobody for _ in range(KEYS - len(found))}
 
-    async def said(self, name: str, text: str) -> Proof | None:
-        """Tell whether `text` proves the user of that name: password, password and code, or token; None: it does not."""
+    async def said(self, name: str, text: str, *, behind: bool = True, asks: bool = False) -> Proof | None:
+        """Tell whether `text` proves the user of that name: password, password and code, or token; None: it does not.
+
+        `behind`: a code may stand behind the password; `asks`: one that does not will be asked for.
+        """
         user = self.access.user(name)
         token = self._tokens.find(name, text, self.clock())
         if token is not None and user is not None:
             return by_token(token)
         needed = frozenset[str]() if user is None else _needed(user)
-        code = text[-CODE_DIGITS:] if "totp" in needed else ""
+        code = text[-CODE_DIGITS:] if behind and "totp" in needed else ""
+        if asks and not code.isdecimal():
+            code = ""
         right = await self._is_password(user, name, text[:-CODE_DIGITS] if code else text)
         if not needed or not right or (code and not await self.access.verify_totp(name, code)):
             return None
-        return Proof("+".join(sorted(needed)))
+        if code or "totp" not in needed:
+            return Proof("+".join(sorted(needed)))
+        return Proof("password", missing=True) if asks else None
+
+    async def code(self, name: str, digits: str) -> Proof | None:
+        """Tell whether these are the one-time code that was missing; None: they are not."""
+        return Proof("password+totp") if await self.access.verify_totp(name, digits) else None
 
     async def _is_password(self, user: User | None, name: str, password: str) -> bool:
         by_nt_hash = user is not None and user.nt_hash and not user.password

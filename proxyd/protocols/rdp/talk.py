@@ -30,11 +30,13 @@ class Talk:
         self.stream = stream
         self._got = b""
 
-    async def frame(self) -> bytes:
-        """Give the next frame; raises WireError, and the side's error at an early end."""
+    async def frame(self, *, fast: bool = False) -> bytes:
+        """Give the next frame, `fast`: also one of the fast path; raises WireError, and the side's error at an early end."""
         while not self._got:
             await self._more()
-        if self._got[0] != wire.TPKT_VERSION:  # the fast path is a session's
+        if (
+            self._got[0] != wire.TPKT_VERSION and not fast
+        ):  # the fast path is a session's, or our own screen's
             raise WireError("sent what has no place in a login")
         while not (length := wire.frame_length(self._got)):
             await self._more()
@@ -58,6 +60,12 @@ class Talk:
         if not data:
             raise self.stream.side.fault("closed the connection during the login")
         self._got += data
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a whole frame is here already; raises WireError."""
+        length = wire.frame_length(self._got) if self._got else 0
+        return 0 < length <= len(self._got)
 
     def send(self, data: bytes) -> None:
         """Send at once; raises the side's error."""

@@ -22,7 +22,7 @@ from typing import NamedTuple, Self
 
 from tests.peers.process import Process, eventually
 
-PROGRAMS = ("Xvfb", "xclip", "xdotool", "xwd", "xsetroot", "xterm")
+PROGRAMS = ("Xvfb", "setxkbmap", "xclip", "xdotool", "xwd", "xsetroot", "xterm")
 INSTALLED = all(map(shutil.which, PROGRAMS))
 SIZE = (1024, 768)
 START_S = 30.0
@@ -205,6 +205,10 @@ class Screen:
     def key(self, *names: str) -> None:
         """Press keys one after the other by their X names, as `Return`, `ctrl+c`."""
         self._run("xdotool", "key", "--delay", str(KEY_MS), "--", *names)
+
+    def layout(self, name: str) -> None:
+        """Give the keyboard another layout, by its X name, as `de`."""
+        self._run("setxkbmap", name)
 
     def hold(self, name: str) -> None:
         """Press a key and leave it down."""

@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from proxyd.protocols.rdp import banner, fastpath, updates
+from proxyd.protocols.rdp import banner, fastpath, lettering, updates
 from proxyd.protocols.rdp.wire import Framer
 
 pytestmark = pytest.mark.mission("M3")
@@ -79,17 +79,17 @@ def test_what_acts_on_a_line_is_not_drawn():
 
 
 def test_letters_with_marks_differ_from_those_without():
-    if banner._font()[1]:
+    if lettering.face(18).ascii_only:
         pytest.skip("no DejaVu Sans on this machine: Pillow's own font has no such letters")
     assert ink("schließen öffnen").tobytes() != ink("schliesen offnen").tobytes()
 
 
 def test_without_the_font_the_nearest_letters_are_written(monkeypatch):
-    monkeypatch.setattr(banner, "_FONT", "no-such-font.ttf")
-    banner._font.cache_clear()
+    monkeypatch.setattr(lettering, "_REGULAR", "no-such-font.ttf")
+    lettering.face.cache_clear()
     try:
-        assert banner._font()[1]
+        assert lettering.face(18).ascii_only
         assert ink("öffnen Zażółć").tobytes() == ink("offnen Zazo?c").tobytes()
         assert ink("Ω").tobytes() == ink("?").tobytes()
     finally:
-        banner._font.cache_clear()
+        lettering.face.cache_clear()

@@ -3,7 +3,7 @@ import pytest
 from proxyd.protocols.rdp import capabilities, channels, events, fastpath, graphics, info, mcs, share, sound
 from proxyd.protocols.rdp.capabilities import SetKind
 from proxyd.protocols.rdp.channels import ChannelFlag
-from proxyd.protocols.rdp.crossing import FIRST_CHANNEL, USER, Desk, FromClient, FromTarget, numbers
+from proxyd.protocols.rdp.crossing import FIRST_CHANNEL, USER, Desk, FromClient, FromTarget, Handover, numbers
 from proxyd.protocols.rdp.events import Mouse, Pointer, Scancode, Sync, Toggle
 from proxyd.protocols.rdp.info import LicenseError
 from proxyd.protocols.rdp.mcs import Data
@@ -403,3 +403,67 @@ def test_a_message_about_graphics_that_does_not_end_is_refused(drawn_on, up):
     for _ in range(2000):
         assert up.take(more, closed=False) == []
     assert drawn_on.watch.gathering.held <= channels.MAX_MESSAGE
+
+
+# ---------------------------------------------------------------------------------------------- handover
+
+
+@pytest.fixture
+def waiting():
+    """Both directions of a client that is shown our own login screen."""
+    desk = Desk(800, 600, handover=Handover.WAITING)
+    return desk, FromClient(desk, NUMBERS), FromTarget(desk, NUMBERS)
+
+
+def test_licensing_is_answered_for_a_client_that_has_it_behind_it(waiting):
+    desk, _, down = waiting
+    request = info.u16(info.Security.LICENSE_PKT) + info.u16(0) + bytes((info.License.REQUEST, 3, 4, 0))
+    assert down.take(answered(request)) == []
+    assert down.licensing
+    (answer,) = down.licenses
+    assert down.answers == []
+    assert info.parse_license(mcs.data_frame(answer).payload).error == LicenseError.ERR_NO_LICENSE
+    assert mcs.data_frame(NUMBERS.for_target(answer)).channel == TARGET_IO
+    assert not desk.licensed
+    assert down.take(answered(info.build_license_error(LicenseError.STATUS_VALID_CLIENT))) == []
+    assert desk.licensed
+
+
+def test_a_target_that_insists_on_a_licence_ends_the_session(waiting):
+    _, _, down = waiting
+    with pytest.raises(WireError, match="licence"):
+        down.take(answered(info.build_license_error(LicenseError.ERR_NO_LICENSE)))
+
+
+@pytest.mark.mission("M16")
+def test_our_screen_is_taken_away_for_the_targets_and_nothing_done_to_it_passes(waiting):
+    desk, up, down = waiting
+    confirm = said(seeds.CONFIRM_ACTIVE)
+    early = [
+        KEY,
+        share_frame(DataKind.INPUT, events.build_input([Scancode(0x1E)])),
+        confirm,
+        said(b"x", CLIPRDR),
+    ]
+    assert [up.take(frame, closed=False) for frame in early] == [[]] * 4
+    down.take(answered(info.build_license_error(LicenseError.STATUS_VALID_CLIENT)))
+    assert down.take(share_frame(DataKind.SAVE_SESSION_INFO, bytes(8), answered)) == []
+    ended, demand = down.take(answered(seeds.DEMAND_ACTIVE))
+    (control,) = share.split(mcs.data_frame(ended).payload)
+    assert control.kind == share.ControlKind.DEACTIVATE_ALL
+    assert control.body.startswith(info.u32(capabilities.OUR_SHARE))
+    assert share.split(mcs.data_frame(demand).payload)[0].kind == share.ControlKind.DEMAND_ACTIVE
+    assert [up.take(frame, closed=False) for frame in early[:2]] == [[], []]
+    assert up.refused == []
+    (passed,) = up.take(confirm, closed=False)
+    assert share.split(mcs.data_frame(passed).payload)[0].kind == share.ControlKind.CONFIRM_ACTIVE
+    assert up.take(KEY, closed=False) == [KEY]
+    assert desk.handover is Handover.DONE
+    (again,) = down.take(answered(seeds.DEMAND_ACTIVE))
+    assert share.split(mcs.data_frame(again).payload)[0].kind == share.ControlKind.DEMAND_ACTIVE
+
+
+def test_a_client_may_leave_while_it_waits_for_the_target(waiting):
+    _, up, _ = waiting
+    frame = mcs.build_message(mcs.Disconnect(mcs.Reason.USER_REQUESTED))
+    assert up.take(frame, closed=False) == [frame]
