@@ -21,7 +21,7 @@ from tests.peers.process import eventually, free_port
 from tests.peers.rdp import freerdp, shadow, xrdp
 from tests.peers.rdp.freerdp import Client, RDesktop
 from tests.peers.rdp.shadow import Security, Shadow
-from tests.peers.rdp.x11 import IN_TERMINAL, SIZE, Picture, same
+from tests.peers.rdp.x11 import IN_TERMINAL, SIZE, Picture, same, still
 from tests.peers.rdp.xrdp import Xrdp
 
 pytestmark = [
@@ -30,6 +30,7 @@ pytestmark = [
     ),
     pytest.mark.skipif(not freerdp.INSTALLED, reason="xfreerdp is not installed"),
 ]
+need_xfreerdp3 = pytest.mark.skipif(not freerdp.INSTALLED_3, reason="no xfreerdp3 on PATH")
 need_rdesktop = pytest.mark.skipif(not freerdp.RDESKTOP_INSTALLED, reason="rdesktop is not installed")
 
 NODE = "node1"
@@ -43,6 +44,8 @@ ALT_GR = "108"  # its key: xdotool would press one that no keyboard has
 CIRCUMFLEX = "49"  # its key has it without AltGr, and another one with
 CANARY = "never-to-be-seen-93"
 TOTP_SECRET = "KRSXG5CTMVRXEZLUKN2XAZLSKRSXG5CT"
+GRACE_S = 5  # long enough for the screen to be seen
+SMALLER = (800, 600)
 STEP_16 = 8  # between two shades of 5 bits
 
 
@@ -82,12 +85,14 @@ def rig(shared: Path) -> Iterator[Rig]:
         seed.chmod(0o600)
 
         def prepare(proxyd: Proxyd) -> None:
-            proxyd.settings["targets"]["gone"] = refused
+            more = {"gone": refused, "shallow": settings["desk"] | {"colour_depth": 16},
+                    "pipeline": settings["open"] | {"graphics": "gfx"}}  # fmt: skip
+            proxyd.settings["targets"] |= more
             proxyd.settings["grants"][0]["targets"] = list(targets)
             proxyd.user("dave", password=hash_password(ALICE), totp=f"file:{seed}")
             proxyd.user("erika", password=hash_password(GERMAN))
             proxyd.user("frank", password=hash_password(ALICE))
-            proxyd.grant(users=["frank"], targets=["gone", "desk"])
+            proxyd.grant(users=["frank"], targets=list(more))
             proxyd.grant(users=["dave", "erika"])
 
         with front(directory, settings, prepare) as served:
@@ -115,6 +120,11 @@ def shows(client: Client, screen: LoginScreen, **more: Any) -> None:
         eventually("the client shows the login screen", alike, within_s=20)
     except AssertionError as error:
         raise AssertionError(f"{error}: {last[0]} pixels differ") from None
+
+
+def backdrop(client: Client) -> tuple[int, ...]:
+    """The colour in the screen's upper left corner."""
+    return tuple(client.screen.picture().rgb[:3])
 
 
 def login_screen(user: str, message: str = "") -> LoginScreen:
@@ -150,10 +160,14 @@ def works(client: Client, target: Desktop) -> None:
 def client_of(kind: str, rig: Rig, directory: Path, user: str) -> Client:
     if kind == "rdesktop":
         return RDesktop(directory, rig.front.port, user, "")
-    return rig.front.client(directory, user, "")
+    return rig.front.client(directory, user, "", program=kind)
 
 
-KINDS = [pytest.param("xfreerdp"), pytest.param("rdesktop", marks=need_rdesktop)]
+KINDS = [
+    pytest.param("xfreerdp"),
+    pytest.param("xfreerdp3", marks=need_xfreerdp3),
+    pytest.param("rdesktop", marks=need_rdesktop),
+]
 
 
 @pytest.mark.parametrize("name", ["desk", "nla", "open"])
@@ -264,7 +278,7 @@ def test_a_user_who_cancels_leaves_politely(rig: Rig, short: Path, kind: str) ->
         shows(client, login_screen("alice%desk"))
         client.screen.key("Escape")
         client.ended()
-        if kind == "xfreerdp":
+        if kind != "rdesktop":
             assert client.words == ["ERRINFO_LOGOFF_BY_USER"]
     assert rig.front.proxyd.ids() == before
 
@@ -336,3 +350,63 @@ def test_a_client_of_16_bits_and_one_that_wants_things_large(rig: Rig, short: Pa
     options = ("/scale-desktop:150", "/scale-device:140")
     with rig.front.client(short / "d", "alice%desk", "", options=options, size=(1280, 1024)) as client:
         shows(client, login_screen("alice%desk"), percent=150)
+
+
+def test_a_listener_without_the_screen_denies_who_would_need_it(rig: Rig, short: Path) -> None:
+    targets = {name: account(short, name, rig.targets[name]) for name in ("nla", "open")}
+    with front(short / "f", targets, login_screen=False) as served:
+        for user, password in (("alice%open", ""), ("alice", ALICE)):
+            with served.client(short / f"c{len(password)}", user, password) as client:
+                client.ended()
+                assert client.words == ["ERRINFO_SERVER_DENIED_CONNECTION"]
+
+
+def test_who_is_not_done_in_time_is_told_so(rig: Rig, short: Path) -> None:
+    def hurried(proxyd: Proxyd) -> None:
+        proxyd.settings["admission"] = {**proxyd.settings.get("admission", {}), "grace_seconds": GRACE_S}
+
+    targets = {"open": account(short, "open", rig.targets["open"])}
+    with front(short / "f", targets, hurried) as served:
+        with served.client(short / "c", "alice%open", "") as client:
+            shows(client, login_screen("alice%open"))
+            client.ended()
+            assert client.words == ["ERRINFO_LOGON_TIMEOUT"]
+
+
+@pytest.mark.mission("M16")
+@pytest.mark.parametrize(
+    ("name", "kind"), [pytest.param("shallow", "rdesktop", marks=need_rdesktop), ("pipeline", "xfreerdp")]
+)
+def test_the_session_after_the_login_has_the_targets_own_graphics(
+    rig: Rig, short: Path, name: str, kind: str
+) -> None:
+    """16 bits after a login of 32; and EGFX, whose channel opens only then."""
+    user = f"frank%{name}"
+    client = client_of(kind, rig, short / "c", user)
+    if kind == "xfreerdp":
+        client = rig.front.client(short / "c", user, "", options=("/gfx",))
+    with client:
+        shows(client, login_screen(user))
+        client.screen.enter(ALICE)
+        target = rig.targets["desk" if name == "shallow" else "open"]
+        typed = target.home / "typed"
+        typed.unlink(missing_ok=True)
+        eventually("its desktop is shown", lambda: backdrop(client) != BACKGROUND, within_s=30)
+        client.screen.click(*IN_TERMINAL)
+        client.screen.enter(f"echo '{LINE}' > typed")
+        eventually("what was typed arrives", lambda: typed.exists() and typed.read_text() == f"{LINE}\n")
+        session = rig.front.proxyd.the_live_session()["id"]
+        shown = still(client.screen)
+    rig.front.proxyd.ended(session)
+    assert rig.front.shot(session, short).differing(shown) == 0
+
+
+def test_a_window_resized_during_the_login_is_followed_by_the_session(rig: Rig, short: Path) -> None:
+    """The last of this file: the target's desktop stays so."""
+    options = ("/dynamic-resolution",)
+    with rig.front.client(short / "c", "alice%desk", "", options=options) as client:
+        shows(client, login_screen("alice%desk"))
+        client.screen.resize(client.screen.windows("FreeRDP")[0], *SMALLER)
+        client.screen.enter(ALICE)
+        desk = rig.targets["desk"].screen
+        eventually("the desktop has the size", lambda: desk.picture()[:2] == SMALLER, within_s=30)
