@@ -19,13 +19,14 @@ from typing import Literal, NamedTuple
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 
-from proxyd.config import Config, DatabaseListen, Target, TlsListen
+from proxyd.config import Account, Config, DatabaseListen, Target, TlsListen
 from proxyd.database_tls import front_context, target_tls
 from proxyd.decoders import PACKAGES, freerdp
 from proxyd.errors import ProxydError
 from proxyd.indexing.pool import DECODER, MISSING
 from proxyd.recorder.keys import load_signer
 
+KERBEROS = ("gssapi", "krb5")  # what pyspnego does it with
 PROTOCOLS = ("ssh", "postgres", "mysql", "rdp")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})  # nobody listens in on these
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -166,6 +167,16 @@ def _targets(config: Config) -> Iterator[Finding]:
             for field in ("password", "key", "certificate", "passphrase"):
                 if reference := getattr(account, field):
                     yield from _reference(f"{where}.accounts.{login}.{field}", reference)
+            yield from _kerberos(f"{where}.accounts.{login}", account)
+
+
+def _kerberos(where: str, account: Account) -> Iterator[Finding]:
+    """Check that what logs in with Kerberos is there; a ticket is asked for at a login only."""
+    for field in ("keytab", "ccache"):
+        if (path := getattr(account, field)) and (problem := _unreadable(path)):
+            yield Finding("error", f"{where}.{field}", problem)
+    if (account.keytab or account.ccache) and not all(map(importlib.util.find_spec, KERBEROS)):
+        yield Finding("error", where, "Kerberos needs more packages: pip install proxyd[kerberos]")
 
 
 def _target_trust(where: str, target: Target) -> Iterator[Finding]:

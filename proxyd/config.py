@@ -310,6 +310,10 @@ class Account(_Section, frozen=True, kw_only=True):
     certificate: Reference | None = None
     passphrase: Reference | None = None
     domain: str = ""  # of a Windows account
+    keytab: Located | None = (
+        None  # RDP: by Kerberos, with this file's key or this cache's ticket, never by NTLM
+    )
+    ccache: Located | None = None
 
 
 Passing = Literal["allow", "log", "deny"]
@@ -528,6 +532,8 @@ def _check_consistency(config: Config, reader: Reader) -> None:
 def _check_account(account: Account, where: Where, reader: Reader) -> None:
     if not account.password and not account.key:
         reader.fail(where, "needs a password or a key")
+    if (account.keytab or account.ccache) and not account.password:
+        reader.fail(where, "a keytab or ccache needs the password too: the target is handed it")
     if not account.key and (account.certificate or account.passphrase):
         reader.fail(where, "a certificate or passphrase needs a key")
 

@@ -459,8 +459,11 @@ WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrm
 
 #[targets.web1.accounts.deploy]
 #password = "env:WEB1_DEPLOY_PASSWORD"
-# RDP: the domain of a Windows account.
+# RDP: the domain of a Windows account; and files by which it logs in with Kerberos, not NTLM: a key, or a ticket kept fresh
+# by other means (kinit). Needs the extra "kerberos", and the target's address by its name.
 #domain = ""
+#keytab = "secrets/deploy.keytab"
+#ccache = "secrets/deploy.ccache"
 
 # -------------------------------------------------------------------------------------------------- grants
 

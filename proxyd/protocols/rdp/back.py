@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
 
 import trio
 
@@ -23,6 +23,7 @@ from proxyd.decoders import Graphics
 from proxyd.errors import TargetError, TargetLoginFailed, TargetUnreachable
 from proxyd.preamble import Side, read_preamble
 from proxyd.protocols.rdp import credssp, gcc, info, mcs, wire
+from proxyd.protocols.rdp.account import Account
 from proxyd.protocols.rdp.capabilities import bitmap_info, bitmap_request
 from proxyd.protocols.rdp.gcc import Blocks, Kind
 from proxyd.protocols.rdp.talk import Talk, missing
@@ -31,11 +32,17 @@ from proxyd.stream import Stream, adopt_client
 from proxyd.target import count_login, dial
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxyd import config
     from proxyd.config import Target
     from proxyd.protocols.rdp.front import Wants
 
 ASKED: Final = Protocol.SSL | Protocol.HYBRID | Protocol.HYBRID_EX
 MAX_ROUNDS: Final = 16  # of CredSSP; NTLM takes three
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 _log = log.get("rdp")
 
@@ -122,9 +129,8 @@ class _Login:
         self._talk = Talk(stream)
         self._target = target
         self._login = login
-        self._password = password
         self._graphics = graphics
-        self._domain = target.accounts[login].domain
+        self._account = _account(target.accounts[login], login, password)
 
     async def run(self, selected: Protocol, wants: Wants) -> Back:
         """Log in; raises WireError, TargetError."""
@@ -135,7 +141,9 @@ class _Login:
         user = await self._attach()
         for channel in (user, network.io, *network.channels, *extra):
             await self._join(user, channel)
-        known = info.log_on_as(bitmap_info(wants.info), self._domain, self._login, self._password)
+        known = info.log_on_as(
+            bitmap_info(wants.info), self._account.domain, self._login, self._account.password
+        )
         self._talk.send(
             mcs.build_data(mcs.Data(user, network.io, info.build_client_info(known)), to_server=True)
         )
@@ -149,6 +157,11 @@ class _Login:
             await self._prove()
             if early:
                 credssp.early_result(await self._talk.exactly(credssp.EARLY_RESULT_BYTES))
+        except credssp.NoTicket as error:
+            _log.warning("no Kerberos ticket", target=self._target.name, login=self._login, why=str(error))
+            raise TargetLoginFailed(
+                f"There is no Kerberos ticket for the account of {self._target.name}; tell your administrator."
+            ) from None
         except credssp.TargetRefused as refused:
             _log.warning(
                 "a target refused its account", target=self._target.name, login=self._login, why=str(refused)
@@ -160,12 +173,11 @@ class _Login:
             ) from None
 
     async def _prove(self) -> None:
-        certificate = self._talk.stream.peer_certificate or b""
-        account = credssp.Account(self._login, self._password, self._domain)
-        initiator = credssp.Initiator(account, credssp.public_key(certificate), self._target.host)
-        self._talk.send(initiator.start())
+        key = credssp.public_key(self._talk.stream.peer_certificate or b"")
+        initiator = await _aside(credssp.Initiator, self._account, key, self._target.host)
+        self._talk.send(await _aside(initiator.start))
         for _ in range(MAX_ROUNDS):
-            self._talk.send(initiator.step(await self._talk.request()))
+            self._talk.send(await _aside(initiator.step, await self._talk.request()))
             if initiator.done:
                 return
         raise WireError("goes on with its login for ever")
@@ -208,6 +220,17 @@ class _Login:
             case mcs.ChannelJoinConfirm(0, _, _, joined) if joined == channel:
                 return
         raise WireError("does not let a channel be joined")
+
+
+def _account(kept: config.Account, login: str, password: str) -> Account:
+    """Give whom we are there."""
+    keytab, ccache = (str(path) if path else "" for path in (kept.keytab, kept.ccache))
+    return Account(login, password, kept.domain, keytab, ccache)
+
+
+async def _aside(call: Callable[[Unpack[Args]], T], *args: *Args) -> T:
+    """Call in a thread: Kerberos asks its KDC, and waits."""
+    return await trio.to_thread.run_sync(call, *args, abandon_on_cancel=True)
 
 
 WIDEST: Final = mcs.DomainParameters(0xFFFF, 0xFC17, 0xFFFF, 1, 0, 1, 0xFFFF, 2)  # as clients say it, 4.1.3

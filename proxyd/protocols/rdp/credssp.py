@@ -25,7 +25,7 @@ import secrets
 import struct
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import spnego as pyspnego
 from cryptography import x509
@@ -34,6 +34,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from spnego.exceptions import SpnegoError
 
 from proxyd.protocols.rdp import der, ntlm, spnego
+from proxyd.protocols.rdp.account import Account, Mechanism
 from proxyd.protocols.rdp.wire import WireError
 from proxyd.verifiers import nt_key
 
@@ -173,6 +174,10 @@ class TargetRefused(Exception):
         self.status = status
 
 
+class NoTicket(Exception):
+    """Kerberos gave no ticket for the account and the target; the text is for operators."""
+
+
 class State(Enum):
     """What the acceptor waits for."""
 
@@ -254,41 +259,34 @@ class Acceptor:
         self.login = Login(session.user, session.domain, password, session.nt_key)
 
 
-class Account(NamedTuple):
-    """Whom we are at a target."""
-
-    user: str
-    password: str
-    domain: str = ""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.user!r}, {self.domain!r})"
-
-
 class Initiator:
     """Our login at a target; `key` is that of the certificate it showed. `done`: the last request has been given."""
 
     def __init__(
-        self,
-        account: Account,
-        key: bytes,
-        hostname: str,
-        mechanism: Literal["ntlm", "negotiate"] = "ntlm",
+        self, account: Account, key: bytes, hostname: str, mechanism: Mechanism | None = None
     ) -> None:
+        """Begin; asks a KDC where the account has a ticket, and raises NoTicket. `mechanism`: else the account's."""
         self._account = account
         self._key = key
-        name = f"{account.domain}\\{account.user}" if account.domain else account.user
-        # the hash, since of a password pyspnego takes what looks like "LM:NT" for hashes
-        proof = pyspnego.NTLMHash(name, nt_hash=nt_key(account.password).hex())
-        self._context = pyspnego.client(proof, hostname=hostname, service=SERVICE, protocol=mechanism)
+        protocol = mechanism or account.mechanism
+        try:
+            self._context = pyspnego.client(
+                account.proof(), hostname=hostname, service=SERVICE, protocol=protocol
+            )
+        except (SpnegoError, ImportError) as error:
+            raise NoTicket(str(error)) from None
         self._nonce = secrets.token_bytes(NONCE_BYTES)
         self._version = 0
         self._bound = False
         self.done = False
 
     def start(self) -> bytes:
-        """Give the first request."""
-        return Request(token=self._stepped(None)).build()
+        """Give the first request; asks a KDC where the account has a ticket, and raises NoTicket."""
+        try:
+            token = self._context.step(None) or b""
+        except SpnegoError as error:
+            raise NoTicket(str(error)) from None
+        return Request(token=token).build()
 
     def step(self, data: bytes) -> bytes:
         """Take a TSRequest and give the next one. Raises WireError, TargetRefused."""
@@ -313,9 +311,12 @@ class Initiator:
         """Check the target's pubKeyAuth, then give authInfo (rule 1); raises WireError."""
         if not answer.binding:
             raise WireError("a CredSSP answer without the key's proof")
-        if answer.token and self._context.complete:
+        complete = self._context.complete
+        if answer.token and complete and not self._account.kerberos:
             raise WireError("a login token behind the last one")
-        if answer.token:
+        if (
+            answer.token and not complete
+        ):  # SPNEGO's last word of Kerberos says nothing: no other mechanism was offered
             self._stepped(answer.token)  # with the target's mechListMIC, which comes before what it seals
         try:
             shown = self._context.unwrap(answer.binding).data
@@ -334,15 +335,17 @@ class Initiator:
         self.done = True
         return Request(credentials=self._sealed(credentials)).build()
 
-    def _stepped(self, token: bytes | None) -> bytes:
+    def _stepped(self, token: bytes) -> bytes:
         try:
             return self._context.step(token) or b""
         except _PEER_ERRORS:
             raise WireError("a login token that can't be read, or is turned down") from None
 
     def _sealed(self, message: bytes) -> bytes:
+        """Seal in SSPI's layout: of Kerberos everything but the text stands before it, which FreeRDP insists on."""
         try:
-            return self._context.wrap(message).data
+            sealed = self._context.wrap_winrm(message)
+            return sealed.header + sealed.data
         except _PEER_ERRORS:
             raise WireError("agreed on a login without sealing") from None
 

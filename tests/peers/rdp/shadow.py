@@ -20,7 +20,7 @@ from tests.peers.rdp.tls import Identity
 from tests.peers.rdp.x11 import DARK, SIZE, TERMINAL, TITLE, Screen, Xvfb
 from tests.peers.rdp.x11 import INSTALLED as X_INSTALLED
 
-PROGRAM = "freerdp-shadow-cli"
+PROGRAM, PROGRAM_3 = "freerdp-shadow-cli", "freerdp-shadow-cli3"
 HASH = "winpr-hash"
 INSTALLED = X_INSTALLED and all(map(shutil.which, (PROGRAM, HASH)))
 USER, PASSWORD = "svc", "Target-Pw1"
@@ -51,7 +51,10 @@ class Shadow:
         size: tuple[int, int] = SIZE,
         program: str = PROGRAM,
         options: tuple[str, ...] = (),
+        env: dict[str, str] | None = None,
+        accounts: bool = True,
     ) -> None:
+        """`env`: more of the server's environment. `accounts`: whether it knows passwords by their NT hash."""
         self.directory = directory
         self.security = security
         self.user, self.password = USER, PASSWORD
@@ -59,6 +62,8 @@ class Shadow:
         self.port = 0
         self._xvfb = Xvfb(directory / "x", size)
         self._argv = (program, *options)
+        self._more = env or {}
+        self._knows = accounts
         self._stack = ExitStack()
         (self.home / IDENTITY).mkdir(parents=True)
         self.identity = Identity(directory / "tls")
@@ -109,10 +114,11 @@ class Shadow:
     def _start(self, stack: ExitStack) -> bool:
         rule = [f"/sec:{self.security.value}", "-auth"]
         if self.security is Security.NLA:
-            rule = [f"/sec:{self.security.value}", "+auth", f"/sam-file:{self._accounts()}"]
+            known = [f"/sam-file:{self._accounts()}"] if self._knows else []
+            rule = [f"/sec:{self.security.value}", "+auth", *known]
         argv = [*self._argv, f"/port:{self.port}", f"/bind-address:{HOST}", *rule]
         env = {**self._xvfb.env, "HOME": str(self.home), "XDG_CONFIG_HOME": str(self.home / ".config"),
-               "WLOG_LEVEL": "INFO"}  # fmt: skip
+               "WLOG_LEVEL": "INFO", **self._more}  # fmt: skip
         process = stack.enter_context(Process(argv, log=self.directory / "log", env=env, cwd=self.home))
         up = lambda: not process.running or listening(self.port)  # noqa: E731
         eventually("the shadow server listens or has ended", up, within_s=START_S)
