@@ -151,7 +151,11 @@ def works(client: Client, target: Desktop) -> None:
     same(client.screen, target.screen)
     typed = target.home / "typed"
     typed.unlink(missing_ok=True)
-    client.screen.click(*IN_TERMINAL)
+    x, y = IN_TERMINAL
+    client.screen.move(
+        x - 9, y - 9
+    )  # FreeRDP 3 tells of a click at once, and of the last motion before it never
+    client.screen.click(x, y)
     client.screen.enter(f"echo '{LINE}' > typed")
     eventually("what was typed arrives", lambda: typed.exists() and typed.read_text() == f"{LINE}\n")
     same(client.screen, target.screen)
