@@ -285,7 +285,7 @@ class Rig:
 
 @asynccontextmanager
 async def rigged(
-    directory: Path, serve: Serve = welcome, *, pinned: bool = False, **target: Any
+    directory: Path, serve: Serve = welcome, *, pinned: bool = False, login_screen: bool = True, **target: Any
 ) -> AsyncIterator[Rig]:
     """Run a target (`serve`: what it does with a connection) and proxyd; `target`: more of its configuration.
 
@@ -313,7 +313,7 @@ async def rigged(
         }
         with made.config.open("a") as file:
             file.write(toml(more))
-        listen = config.RdpListen(certificate=front.certificate, key=front.key)
+        listen = config.RdpListen(certificate=front.certificate, key=front.key, login_screen=login_screen)
         context, key = front_context(listen), front_key(listen)
         async with core_of(config.load(made.config)) as core:
             rig = Rig(core, 0, front)

@@ -128,7 +128,7 @@ async def test_channels_joined_for_ever_or_never_given_end_it(tmp_path: Path) ->
 async def test_a_login_that_is_denied_says_so_and_dials_nothing(
     tmp_path: Path, user: str, password: str
 ) -> None:
-    async with rigged(tmp_path) as rig, rig.client() as client:
+    async with rigged(tmp_path, login_screen=False) as rig, rig.client() as client:
         await client.secure(rig.identity.ca)
         await client.confer()
         await client.identify(user, password)
