@@ -17,6 +17,9 @@ DEBS := openssh-server openssh-client putty-tools dropbear-bin rsync git strace 
         xrdp xorgxrdp freerdp2-x11 freerdp2-shadow-x11 libfreerdp2-2 winpr-utils rdesktop fuse3 xvfb xdotool xclip x11-apps x11-xserver-utils xterm \
         pulseaudio pulseaudio-utils fonts-dejavu-core nmap krb5-kdc krb5-admin-server krb5-user
 
+# They wait for desktops more than they compute, each file for servers of its own: two at a time.
+DESKTOPS := $(wildcard tests/e2e/test_rdp*.py)
+
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 export DEBIAN_FRONTEND := noninteractive
@@ -170,7 +173,8 @@ test: $(VENV)/.dev packages
 	eval "$$TOOLS"
 	eval "$$LINT"
 	stage "unit and contract tests" tests -n $(WORKERS) -m "not slow" tests/unit tests/contract
-	stage "end-to-end tests" tests --reruns 1 -m "not slow" $(wildcard tests/e2e tests/conformance)
+	stage "end-to-end tests" tests --reruns 1 -m "not slow" $(filter-out $(DESKTOPS),$(wildcard tests/e2e/test_*.py)) $(wildcard tests/conformance)
+	stage "desktops end to end" tests -n $(WORKERS) --dist loadfile --reruns 1 -m "not slow" $(DESKTOPS)
 	stage "fuzz and fault tests" tests --reruns 1 -m "not slow" $(wildcard tests/fuzz tests/fault)
 	finish
 
