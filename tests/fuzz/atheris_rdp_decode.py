@@ -28,7 +28,7 @@ from tests.fuzz.program import Input, Op
 from tests.fuzz.session_rdp import NAMES, chunked
 
 STEP_US: Final = 10_000
-MOST_SAID = (
+MOST_SAID: Final = (
     1 << 16
 )  # bytes of a client in one program: 32,000 keys at 10 us; more of the same finds nothing else
 MOST_KEYS: Final = 5_000  # presses of one program that are read: more make it slow, and teach nothing

@@ -47,7 +47,7 @@ class Client:
     `sink` is where it plays (`Ear.env`).
     """
 
-    def __init__(self, directory: Path, size: tuple[int, int], sink: dict[str, str] | None) -> None:
+    def __init__(self, directory: Path, size: tuple[int, int], sink: dict[str, str] | None = None) -> None:
         self._sink = sink or {}
         self.directory = directory
         self.size = size
