@@ -31,6 +31,13 @@ class Fault(Enum):
     NOISE = "noise"  # random bytes in place of the server's
 
 
+def _reset(end: socket.socket) -> None:
+    """Break a connection as its other side was broken, and wake the thread that reads it."""
+    with contextlib.suppress(OSError):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        end.shutdown(socket.SHUT_RDWR)
+
+
 class Tap:
     """Relay loopback connections to `port`; `up` and `down` count bytes client -> server and back."""
 
@@ -83,12 +90,14 @@ class Tap:
             pass
 
     def _upward(self, client: socket.socket, server: socket.socket) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while data := client.recv(CHUNK):
                 self._wait(self.stalled)
                 self.up += len(data)
                 server.sendall(data)
             server.shutdown(socket.SHUT_WR)
+        except OSError:  # a client that leaves what it was sent unread resets its connection
+            _reset(server)
 
     def _downward(self, server: socket.socket, client: socket.socket) -> None:
         passed = 0
