@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LOOK_S: Final = 2.0  # between two looks for what is to go: segments roll once in minutes
 EVICT_S: Final = 3600.0
+FIRST_S: Final = 1.0  # behind the first failure; each further one waits twice as long
 LONGEST_S: Final = 60.0
 
 _log = log.get("store")
@@ -50,7 +51,7 @@ class Uploads:
 
     async def run(self) -> None:
         """Copy until cancelled (rules 1 to 3)."""
-        wait, evicted = LOOK_S, -EVICT_S
+        wait, evicted = FIRST_S, -EVICT_S
         while True:
             try:
                 await self._send_all()
@@ -63,7 +64,7 @@ class Uploads:
                 await trio.sleep(wait)
                 wait = min(2 * wait, LONGEST_S)
             else:
-                wait = 1.0
+                wait = FIRST_S
                 await trio.sleep(LOOK_S)
 
     async def _send_all(self) -> None:

@@ -30,6 +30,7 @@ from proxyd.recorder.manifest import Manifest
 SUFFIX = ".pxr"
 TORN = ".torn"
 OPEN = "open"
+FOLDERS = 4  # of a recording's path below the root: year, month, day, session
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # a session id is a file name here: no dots, no slashes

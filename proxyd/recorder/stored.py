@@ -21,11 +21,10 @@ from proxyd.recorder import manifest as manifests
 from proxyd.recorder import store
 from proxyd.recorder.catalog import LIVE, Catalog, SessionRow
 from proxyd.recorder.remote import Remote, StoreError
+from proxyd.recorder.retention import DAY_S
 from proxyd.recorder.schema import SESSIONS, STORED
 
-FOLDERS: Final = 4  # of a recording's path below its root: year, month, day, session
 PARTIAL: Final = ".fetching"  # of a directory whose files are coming back
-DAY_S: Final = 86_400
 
 
 class Pending(NamedTuple):
@@ -70,7 +69,7 @@ class Stored:
 
     def folder(self, path: str) -> Path:
         """Give the directory of a recording below ours, by the one the catalog noted."""
-        return self._root.joinpath(*Path(path).parts[-FOLDERS:])
+        return self._root.joinpath(*Path(path).parts[-store.FOLDERS :])
 
     def _of(self, session: str, folder: Path, *, live: bool) -> list[Pending]:
         # What open/ names may still be written or mended: its last segment, and its manifest, are not final.

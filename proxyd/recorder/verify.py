@@ -32,7 +32,6 @@ SETTLE_SECONDS = (
     2.0  # a recording begins, writes a frame and is sealed in milliseconds, unless storage is slow
 )
 LOOK_AGAIN_SECONDS = 0.02
-FOLDERS = 4  # between a root and what a recording holds: year, month, day, session
 
 Progress = Callable[[int, int], None]
 
@@ -104,7 +103,7 @@ def verify(
     sealing = None if ledger is None else _sealings(ledger, path.name).get(path.name)
     look = functools.partial(_look, path, public_keys, ledger, sealing, progress=progress)
     above = path.absolute().parents
-    return _settled(look, above[FOLDERS - 1] if len(above) >= FOLDERS else path, path.name)
+    return _settled(look, above[store.FOLDERS - 1] if len(above) >= store.FOLDERS else path, path.name)
 
 
 def verify_all(

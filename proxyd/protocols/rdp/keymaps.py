@@ -33,6 +33,15 @@ class Keymap(NamedTuple):
     rows: tuple[str, ...]
 
 
+_BELGIAN: Final = (
+    "² & é \" ' ( § è ! ç à ) - a z e r t y u i o p ^^ $ q s d f g h j k l m ù µ < w x c v b n , ; : = □",
+    "³ 1 2 3 4 5 6 7 8 9 0 ° _ A Z E R T Y U I O P ¨¨ * Q S D F G H J K L M % £ > W X C V B N ? . / + □",
+    "□ | @ # { [ ^ □ □ { } □ □ □ □ € □ □ □ □ □ □ □ [ ] □ □ □ □ □ □ □ □ □ □ ´´ `` \\ □ □ □ □ □ □ □ □ □ ~~ □",
+    "□ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ ´´ `` □ □ □ □ □ □ □ □ □ □ ~~ □",
+    "² 1 2 3 4 5 6 7 8 9 0 ° _ A Z E R T Y U I O P ¨¨ * Q S D F G H J K L M % £ < W X C V B N ? . / + □",
+    "³ & é \" ' ( § è ! ç à ) - a z e r t y u i o p ^^ $ q s d f g h j k l m ù µ > w x c v b n , ; : = □",
+)  # the same keys whichever language it is sold for
+
 KEYMAPS: Final[dict[int, Keymap]] = {
     0x00000405: Keymap(
         "Czech",
@@ -244,27 +253,13 @@ KEYMAPS: Final[dict[int, Keymap]] = {
         "Belgian French",
         True,
         ".",
-        (
-            "² & é \" ' ( § è ! ç à ) - a z e r t y u i o p ^^ $ q s d f g h j k l m ù µ < w x c v b n , ; : = □",
-            "³ 1 2 3 4 5 6 7 8 9 0 ° _ A Z E R T Y U I O P ¨¨ * Q S D F G H J K L M % £ > W X C V B N ? . / + □",
-            "□ | @ # { [ ^ □ □ { } □ □ □ □ € □ □ □ □ □ □ □ [ ] □ □ □ □ □ □ □ □ □ □ ´´ `` \\ □ □ □ □ □ □ □ □ □ ~~ □",
-            "□ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ ´´ `` □ □ □ □ □ □ □ □ □ □ ~~ □",
-            "² 1 2 3 4 5 6 7 8 9 0 ° _ A Z E R T Y U I O P ¨¨ * Q S D F G H J K L M % £ < W X C V B N ? . / + □",
-            "³ & é \" ' ( § è ! ç à ) - a z e r t y u i o p ^^ $ q s d f g h j k l m ù µ > w x c v b n , ; : = □",
-        ),
+        _BELGIAN,
     ),
     0x00000813: Keymap(
         "Belgian Dutch",
         True,
         ".",
-        (
-            "² & é \" ' ( § è ! ç à ) - a z e r t y u i o p ^^ $ q s d f g h j k l m ù µ < w x c v b n , ; : = □",
-            "³ 1 2 3 4 5 6 7 8 9 0 ° _ A Z E R T Y U I O P ¨¨ * Q S D F G H J K L M % £ > W X C V B N ? . / + □",
-            "□ | @ # { [ ^ □ □ { } □ □ □ □ € □ □ □ □ □ □ □ [ ] □ □ □ □ □ □ □ □ □ □ ´´ `` \\ □ □ □ □ □ □ □ □ □ ~~ □",
-            "□ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ □ ´´ `` □ □ □ □ □ □ □ □ □ □ ~~ □",
-            "² 1 2 3 4 5 6 7 8 9 0 ° _ A Z E R T Y U I O P ¨¨ * Q S D F G H J K L M % £ < W X C V B N ? . / + □",
-            "³ & é \" ' ( § è ! ç à ) - a z e r t y u i o p ^^ $ q s d f g h j k l m ù µ > w x c v b n , ; : = □",
-        ),
+        _BELGIAN,
     ),
     0x00000816: Keymap(
         "Portuguese",
