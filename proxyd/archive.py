@@ -122,6 +122,6 @@ class Archive:
         async with self._purging:
             if not await trio.to_thread.run_sync(self._undertaker.purge, one, by):
                 return False
-        metrics.PURGED.labels(why="policy" if by == BY else "operator").inc()
+        metrics.PURGED.labels(by="policy" if by == BY else "operator").inc()
         _log.info("purged", session=one.session, target=one.target, size=one.size, why=one.why, by=by)
         return True

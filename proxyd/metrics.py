@@ -74,7 +74,7 @@ RECORDINGS_FAILED: Final = Counter(
     "proxyd_recordings_failed", "Recordings that could not keep their promise.", ["policy"], registry=REGISTRY
 )
 PURGED: Final = Counter(
-    "proxyd_recordings_purged", "Recordings purged; why is policy or operator.", ["why"], registry=REGISTRY
+    "proxyd_recordings_purged", "Recordings purged, by policy or by operator.", ["by"], registry=REGISTRY
 )
 PURGES_FAILED: Final = Counter(
     "proxyd_purges_failed", "Times a purge ended with an error.", registry=REGISTRY
