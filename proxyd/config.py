@@ -37,9 +37,9 @@ from proxyd.config_values import (
     MysqlNative,
     Network,
     NtHash,
-    OperatorRole,
     PasswordHash,
     Penalty,
+    PermissionName,
     PublicAddress,
     Recipient,
     Reference,
@@ -85,6 +85,7 @@ __all__ = [
     "PostgresListen",
     "RdpListen",
     "Recording",
+    "Role",
     "Rule",
     "SshListen",
     "Target",
@@ -263,11 +264,18 @@ class Store(_Section, frozen=True, kw_only=True):
     keep_local_days: Annotated[float, msgspec.Meta(ge=0)] = 0
 
 
+class Role(_Section, frozen=True, kw_only=True):
+    """A role beside those that are built in: what operators and users who hold it may do."""
+
+    name: Text
+    permissions: list[PermissionName]
+
+
 class Operator(_Section, frozen=True, kw_only=True):
     """Who may use the control socket: matched by uid or gid. `user`: the proxyd user this person is."""
 
     name: Text
-    roles: list[OperatorRole]
+    roles: list[Text]
     uid: Annotated[int, msgspec.Meta(ge=0)] | None = None
     gid: Annotated[int, msgspec.Meta(ge=0)] | None = None
     user: str = ""
@@ -278,6 +286,7 @@ class Control(_Section, frozen=True, kw_only=True):
 
     socket: Located
     operators: list[Operator] = []
+    roles: list[Role] = []
 
 
 class User(_Section, frozen=True, kw_only=True):
@@ -503,6 +512,7 @@ def _check_consistency(config: Config, reader: Reader) -> None:
             reader.fail(
                 ("targets", name, "colour_depth"), 'is for graphics = "bitmap" only: all others have 32 bits'
             )
+    _check_roles(config, reader)
     for place, operator in enumerate(config.control.operators):
         here = ("control", "operators", place)
         if operator.uid is None and operator.gid is None:
@@ -527,6 +537,19 @@ def _check_consistency(config: Config, reader: Reader) -> None:
             )
     for place, grant in enumerate(config.grants):
         _check_grant(config, grant, ("grants", place), reader)
+
+
+def _check_roles(config: Config, reader: Reader) -> None:
+    known = list(OPERATOR_ROLES)
+    for place, role in enumerate(config.control.roles):
+        if role.name in known:
+            reader.fail(("control", "roles", place, "name"), f'there is a role "{role.name}" already')
+        known.append(role.name)
+    for place, operator in enumerate(config.control.operators):
+        for index, name in enumerate(operator.roles):
+            if name not in known:
+                said = f'"{name[:60]}" is not one of {", ".join(known)}'
+                reader.fail(("control", "operators", place, "roles", index), said)
 
 
 def _check_account(account: Account, where: Where, reader: Reader) -> None:

@@ -16,6 +16,7 @@ import msgspec
 import pyrage
 
 from proxyd.config_reader import Check, one_of
+from proxyd.governance.permissions import ROLES, Permission
 
 DESKTOP_CHANNELS: Final = (
     "clipboard",
@@ -27,7 +28,7 @@ CHANNELS: Final = (
     *DESKTOP_CHANNELS,
 )  # fmt: skip
 FACTORS: Final = ("publickey", "password", "totp")
-OPERATOR_ROLES: Final = ("PAM Administrator", "PAM Auditor", "PAM Operator", "System Administrator")
+OPERATOR_ROLES: Final = tuple(ROLES)  # those that are built in
 SCHEMES: Final = ("file", "env", "systemd", "command")
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 DAY_MINUTES: Final = 24 * 60
@@ -289,7 +290,7 @@ Chain = Annotated[str, Check(_chain)]
 MaxStartups = Annotated[str, Check(_as_written(parse_startups))]
 When = Annotated[str, Check(_as_written(parse_window))]
 Channel = Annotated[str, Check(one_of(CHANNELS))]
-OperatorRole = Annotated[str, Check(one_of(OPERATOR_ROLES))]
+PermissionName = Annotated[str, Check(one_of(tuple(Permission)))]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Penalty = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]

@@ -365,13 +365,19 @@ workers = 1
 socket = "state/control.sock"
 
 # Who may use the socket: by uid or gid. Roles: "PAM Administrator", "PAM Auditor", "PAM Operator",
-# "System Administrator". user: the proxyd user this person is; nobody blocks their own session.
+# "System Administrator", and those below. user: the proxyd user this person is; nobody blocks their own session.
+# "Console" may act for users who have signed in, and nothing else: users hold these roles by their own "roles".
 [[control.operators]]
 name = "@OPERATOR@"
 uid = @UID@
 #gid = 0
 roles = ["PAM Administrator", "System Administrator"]
 #user = "alice"
+
+# A role of your own: what who holds it may do. "proxyctl status" lists the permissions you have.
+#[[control.roles]]
+#name = "Night shift"
+#permissions = ["sessions.list", "sessions.block", "sessions.drop", "daemon.status"]
 
 # --------------------------------------------------------------------------------------------------- users
 
@@ -390,6 +396,7 @@ WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrm
 #totp = "file:secrets/alice.totp"
 # What logs in; this is the default with a second factor. Without one: ["publickey", "password"].
 #factors = ["publickey+totp", "password+totp"]
+# For grants and rules; a role of [control] as well: this is what the user may do in the console.
 #roles = ["ops"]
 # Where from; default: anywhere.
 #source = ["127.0.0.0/8", "10.0.0.0/8"]

@@ -1,7 +1,8 @@
 """The control socket seen from outside: its frames, its errors, and the client that proxyctl and the console use.
 
 Rule 1: a frame is a length (4 bytes, big endian) and that many bytes of msgpack: one map with text keys.
-Rule 2: a request is {id, command, arguments}; its answer {id, ok: map} or {id, error: {code, message}}.
+Rule 2: a request is {id, command, arguments}; its answer {id, ok: map} or {id, error: {code, message}}. Who may act for
+        others adds {as: user, address: where that user is}.
 Rule 3: a stream's frames are {stream: id, ...}; the last one holds `end` or `error`. While a stream runs the
         client sends nothing: closing the connection leaves it; other commands take another connection.
 Rule 4: no length, no nesting and no type a peer can send costs more than the limit, or raises anything but FormatError.
@@ -123,12 +124,22 @@ class Client:
     """Asks the daemon; every call is a connection of its own."""
 
     def __init__(
-        self, path: Path, *, deadline_s: float = ANSWER_SECONDS, start: str = "proxyd serve"
+        self,
+        path: Path,
+        *,
+        deadline_s: float = ANSWER_SECONDS,
+        start: str = "proxyd serve",
+        acting_for: tuple[str, str] | None = None,
     ) -> None:
-        """`start` is the command line that an error names when no daemon runs."""
+        """`start` is the command line that an error names when no daemon runs; `acting_for`: see the method."""
         self.path = path
         self._start = start
         self._deadline_s = deadline_s
+        self._person = dict(zip(("as", "address"), acting_for or (), strict=False))
+
+    def acting_for(self, user: str, address: str = "") -> Client:
+        """Give a client that asks for a user of the proxy, who sits at this IP address; it takes `console.act`."""
+        return Client(self.path, deadline_s=self._deadline_s, start=self._start, acting_for=(user, address))
 
     def call(self, name: str, **arguments: Any) -> dict[str, Any]:
         """Ask one command and wait for its answer. Raises ControlError."""
@@ -146,7 +157,7 @@ class Client:
         return Stream(connection, frames)
 
     def _send(self, name: str, arguments: dict[str, Any]) -> tuple[socket.socket, Frames]:
-        request = {"id": REQUEST_ID, "command": name, "arguments": arguments}
+        request = {"id": REQUEST_ID, "command": name, "arguments": arguments} | self._person
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.settimeout(self._deadline_s)

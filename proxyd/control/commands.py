@@ -28,6 +28,7 @@ from proxyd import __version__
 from proxyd.control import keeping
 from proxyd.control.client import Code, ControlError
 from proxyd.control.issue import RdpFile, RdpRevoke, issue, revoke
+from proxyd.control.noting import note
 from proxyd.control.permissions import Caller, Permission
 from proxyd.control.watching import Desktop, Send, live, look, picture, watched
 from proxyd.recorder.catalog import LIVE, Block, Catalog, NotFound, SessionFilter, SessionRow
@@ -174,6 +175,8 @@ async def _status(services: Services, caller: Caller, _: Nothing) -> dict[str, A
         "caller": {
             "name": caller.name,
             "uid": caller.uid,
+            "user": caller.user,
+            "via": caller.via,
             "roles": list(caller.roles),
             "permissions": sorted(caller.permissions),
         },
@@ -312,7 +315,7 @@ async def _block(services: Services, caller: Caller, action: Action) -> dict[str
     if not session.gate.closed or await trio.to_thread.run_sync(blocked, user, target) is not None:
         done = await session.block(by, action.reason)
     entry = await trio.to_thread.run_sync(services.catalog.block, user, target, by, action.reason)
-    await _note(services, "block", session=session.id, user=user, target=target, who=by, reason=action.reason)
+    await note(services, caller, "block", session=session.id, user=user, target=target, reason=action.reason)
     return {"session": session.id, "user": user, "target": target, "at": entry.at, **done}
 
 
@@ -337,7 +340,7 @@ async def _unblock(services: Services, caller: Caller, release: Release) -> dict
         raise ControlError(Code.NOT_FOUND, f"{user} is not blocked from {target}: see proxyctl blocked")
     for session in freed:
         await session.unblock(caller.name)
-    await _note(services, "unblock", session=one, user=user, target=target, who=caller.name)
+    await note(services, caller, "unblock", session=one, user=user, target=target)
     return {"user": user, "target": target, "sessions": [session.id for session in freed], "held": held}
 
 
@@ -359,13 +362,13 @@ def _block_of(block: Block) -> dict[str, Any]:
 async def _drop(services: Services, caller: Caller, action: Action) -> dict[str, Any]:
     session = live(services, action.session)
     await session.drop(caller.name, action.reason)
-    await _note(
+    await note(
         services,
+        caller,
         "drop",
         session=session.id,
         user=session.user,
         target=session.target,
-        who=caller.name,
         reason=action.reason,
     )
     return {"session": session.id, "user": session.user, "target": session.target}
@@ -375,7 +378,7 @@ async def _message(services: Services, caller: Caller, message: Message) -> dict
     session = live(services, message.session)
     text = session.message(caller.name, message.text)
     about = {"user": session.user, "target": session.target}
-    await _note(services, "message", session=session.id, **about, who=caller.name, text=text)
+    await note(services, caller, "message", session=session.id, **about, text=text)
     return {"session": session.id, **about, "text": text}
 
 
@@ -409,13 +412,13 @@ async def _open_recording(services: Services, caller: Caller, one: One, kind: st
     row = await _find_row(services, found.id)
     views = await trio.to_thread.run_sync(_views, services.ledger, found.id)
     path = await services.archive.at_hand(found)
-    await _note(services, "view", session=found.id, who=caller.name, kind=kind, seconds=0)
+    await note(services, caller, "view", session=found.id, kind=kind, seconds=0)
     return {"session": row, "path": str(path), "views": views}
 
 
 async def _reload(services: Services, caller: Caller, _: Nothing) -> dict[str, Any]:
     message = await services.reload()
-    await _note(services, "reload", who=caller.name)
+    await note(services, caller, "reload")
     return {"message": message}
 
 
@@ -438,10 +441,6 @@ async def _users(services: Services, _caller: Caller, _: Nothing) -> dict[str, A
             for name, user in sorted(services.config.users.items())
         ]
     }
-
-
-async def _note(services: Services, entry: str, /, **fields: Any) -> None:
-    await trio.to_thread.run_sync(lambda: services.ledger.append(entry, **fields))
 
 
 async def _watch(services: Services, caller: Caller, view: View, send: Send) -> None:
@@ -493,7 +492,7 @@ COMMANDS: Mapping[str, Command] = {
     "drop": Command(_P.DROP, Action, _drop),
     "log": Command(_P.LOG, One, _log),
     "replay": Command(_P.REPLAY, One, _replay),
-    "export": Command(_P.REPLAY, One, _export),
+    "export": Command(_P.EXPORT, One, _export),
     "hold": Command(_P.HOLD, keeping.Keep, keeping.hold),
     "release": Command(_P.HOLD, keeping.Release, keeping.release),
     "holds": Command(_P.LIST, Nothing, keeping.holds),

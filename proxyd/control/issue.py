@@ -9,17 +9,16 @@ Rule 3: a token is issued for a target its user is granted now; whether they may
 
 from __future__ import annotations
 
-import functools
 import socket
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-import trio
 
 from proxyd.access import Wanted
 from proxyd.config import split_address
 from proxyd.control.client import Code, ControlError
+from proxyd.control.noting import note
 from proxyd.tokens import LIFETIME, MAX_LIFETIME
 
 if TYPE_CHECKING:
@@ -61,8 +60,7 @@ async def issue(services: Services, caller: Caller, wanted: RdpFile) -> dict[str
     if listen.target not in ("", target):
         raise ControlError(Code.REFUSED, f"listen.rdp leads to {listen.target} only")
     username = _username(services, Wanted(wanted.user, wanted.login or None, target))
-    about = {"user": wanted.user, "target": target, "who": caller.name, "lifetime": wanted.lifetime}
-    await trio.to_thread.run_sync(functools.partial(services.ledger.append, "token", **about))
+    await note(services, caller, "token", user=wanted.user, target=target, lifetime=wanted.lifetime)
     issued = services.tokens.issue(
         wanted.user, target, time.monotonic(), issuer=caller.name, lifetime=wanted.lifetime
     )
@@ -80,8 +78,7 @@ async def issue(services: Services, caller: Caller, wanted: RdpFile) -> dict[str
 async def revoke(services: Services, caller: Caller, wanted: RdpRevoke) -> dict[str, Any]:
     """End tokens, also those that live sessions would reconnect by; the sessions go on."""
     count = services.tokens.revoke_all(wanted.user, wanted.target)
-    about = {"user": wanted.user, "target": wanted.target, "who": caller.name, "tokens": count}
-    await trio.to_thread.run_sync(functools.partial(services.ledger.append, "revoke-token", **about))
+    await note(services, caller, "revoke-token", user=wanted.user, target=wanted.target, tokens=count)
     return {"user": wanted.user, "target": wanted.target, "revoked": count}
 
 

@@ -13,6 +13,7 @@ import msgspec
 import trio
 
 from proxyd.control.client import Code, ControlError
+from proxyd.control.noting import note
 from proxyd.recorder.retention import Doomed
 
 if TYPE_CHECKING:
@@ -52,14 +53,14 @@ class Purge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 async def hold(services: Services, caller: Caller, keep: Keep) -> dict[str, Any]:
     """Keep a session's recording from being purged."""
     entry = await trio.to_thread.run_sync(services.archive.hold, keep.session, caller.name, keep.reason)
-    await _note(services, "hold", session=entry.session, who=caller.name, reason=keep.reason)
+    await note(services, caller, "hold", session=entry.session, reason=keep.reason)
     return shown(entry)
 
 
 async def release(services: Services, caller: Caller, wanted: Release) -> dict[str, Any]:
     """Let a session's recording go when its time comes."""
     entry = await trio.to_thread.run_sync(services.archive.release, wanted.session, caller.name)
-    await _note(services, "release", session=entry.session, who=caller.name, reason=wanted.reason)
+    await note(services, caller, "release", session=entry.session, reason=wanted.reason)
     return shown(entry)
 
 
@@ -78,7 +79,7 @@ async def purge(services: Services, caller: Caller, wanted: Purge, send: Send) -
     doomed = await _named(services, wanted) if wanted.sessions else await services.archive.due()
     await send({"due": len(doomed), "bytes": sum(one.size for one in doomed), "dry_run": wanted.dry_run})
     for one in doomed:
-        done = wanted.dry_run or await services.archive.purge(one, caller.name)
+        done = wanted.dry_run or await services.archive.purge(one, caller.signed)
         await send({"recording": one._asdict() | {"purged": done and not wanted.dry_run, "kept": not done}})
 
 
@@ -108,7 +109,3 @@ async def _named(services: Services, wanted: Purge) -> list[Doomed]:
             )
         found.append(Doomed(row.id, row.target, kept[0].ended_at, kept[0].size, wanted.reason))
     return found
-
-
-async def _note(services: Services, entry: str, /, **fields: Any) -> None:
-    await trio.to_thread.run_sync(lambda: services.ledger.append(entry, **fields))

@@ -24,7 +24,7 @@ import trio
 from proxyd import log, metrics
 from proxyd.control.client import READ_BYTES, REQUEST_LIMIT, Code, ControlError, Frames, pack_frame
 from proxyd.control.commands import COMMANDS, Answer, Command, Services, Streaming
-from proxyd.control.permissions import Caller, identify, peer_of
+from proxyd.control.permissions import Caller, acting_for, identify, peer_of
 from proxyd.errors import ConfigError, FormatError, ProxydError
 from proxyd.recorder.catalog import NotFound
 
@@ -85,8 +85,12 @@ class ControlServer:
     async def _serve_peer(self, peer: _Peer) -> None:
         try:
             self._refuse_crowd()
+            config = self._services.config
             caller = await self._identify(peer)
             while (message := await peer.receive()) is not None:
+                if config is not self._services.config:  # a reload: others may be operators now
+                    config = self._services.config
+                    caller = await self._identify(peer)
                 await self._answer(peer, caller, message)
         except (ControlError, FormatError) as error:
             refusal = _as_refusal(error)
@@ -101,8 +105,7 @@ class ControlServer:
     async def _identify(self, peer: _Peer) -> Caller:
         config = self._services.config
         uid, groups = peer_of(peer.stream.socket)
-        operators, where = config.control.operators, str(config.path)
-        return await trio.to_thread.run_sync(identify, operators, uid, groups, where)
+        return await trio.to_thread.run_sync(identify, config, uid, groups)
 
     async def _answer(self, peer: _Peer, caller: Caller, message: dict[str, Any]) -> None:
         """Do one request. What the command raises is its answer; the connection goes on after it."""
@@ -111,6 +114,8 @@ class ControlServer:
         name = str(message.get("command"))[:NAME_SHOWN]
         try:
             request = request_of(message)
+            if request.acting_for:
+                caller = acting_for(self._services.config, caller, request.acting_for, request.address)
             command, arguments = command_of(request, caller)
             if command.stream is not None:
                 await self._stream(peer, request.id, command.stream, caller, arguments)
@@ -161,11 +166,13 @@ class ControlServer:
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a frame from a client holds."""
+    """What a frame from a client holds; `as` and `address`: the user it is for and where they are, as a console says."""
 
     id: int
     command: str
     arguments: dict[str, Any] = {}
+    acting_for: str = msgspec.field(name="as", default="")
+    address: str = ""
 
 
 def request_of(message: dict[str, Any]) -> Request:

@@ -17,6 +17,7 @@ import msgspec
 import trio
 
 from proxyd.control.client import Code, ControlError
+from proxyd.control.noting import note
 from proxyd.indexing.looking import FIRST_S
 from proxyd.recorder.record import Kind
 
@@ -65,11 +66,7 @@ async def watched(services: Services, caller: Caller, session: Session) -> Async
         session.tape.add(Kind.CONTROL, {"action": "leave", "by": caller.name, "reason": ""})
         with trio.move_on_after(LEAVE_SECONDS, shield=True):
             seen = {"kind": "live", "from": began, "seconds": round(time.time() - began, 3)}
-            await _note(services, session=session.id, who=caller.name, **seen)
-
-
-async def _note(services: Services, **fields: Any) -> None:
-    await trio.to_thread.run_sync(lambda: services.ledger.append("view", **fields))
+            await note(services, caller, "view", session=session.id, **seen)
 
 
 def _desktop(services: Services, prefix: str) -> Session:
@@ -85,7 +82,7 @@ async def picture(services: Services, caller: Caller, one: Desktop) -> dict[str,
     session = _desktop(services, one.session)
     followed, looker = services.indexer.look(session.id)
     try:
-        await _note(services, session=session.id, who=caller.name, kind="picture", seconds=0)
+        await note(services, caller, "view", session=session.id, kind="picture", seconds=0)
         with trio.move_on_after(PICTURE_SECONDS):
             for shown in await looker.take():
                 return {"session": session.id, "started_at": session.started_at} | _told(shown)

@@ -337,6 +337,18 @@ def test_everything_typed(write, tmp_path: Path) -> None:
             id="role",
         ),
         pytest.param(
+            "[[control.roles]]\nname='PAM Auditor'\npermissions=[]\n",
+            2,
+            'control.roles[0].name: there is a role "PAM Auditor" already',
+            id="built-in role",
+        ),
+        pytest.param(
+            "[[control.roles]]\nname='night'\npermissions=['sessions.wach']\n",
+            3,
+            'control.roles[0].permissions[0]: "sessions.wach" is not one of sessions.list, sessions.watch',
+            id="permission",
+        ),
+        pytest.param(
             "[[control.operators]]\nname='o'\nroles=[]\n",
             1,
             "control.operators[0]: needs a uid or a gid",

@@ -146,7 +146,7 @@ class Played:
         self.config = SimpleNamespace(
             path=base / "proxyd.toml",
             node="node1",
-            control=SimpleNamespace(socket=base / "control.sock", operators=[]),
+            control=SimpleNamespace(socket=base / "control.sock", operators=[], roles=[]),
             recording=SimpleNamespace(directory=base, reserve_bytes=1 << 20, identity=None),
             users={},
             retention=[],

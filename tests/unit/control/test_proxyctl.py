@@ -169,7 +169,7 @@ def test_refusals_are_one_line_and_exit_1(played: Any, ctl: Any) -> None:
     done = ctl("watch", "1a2b")
     assert done.exit_code == 1
     assert (
-        "it takes sessions.watch, which System Administrator or PAM Administrator or PAM Auditor has"
+        "it takes sessions.watch, which PAM Administrator or PAM Auditor or System Administrator has"
         in done.stderr
     )
 

@@ -1,0 +1,1 @@
+"""Who may do what, and who may see what: rules that know no clock, no loop and no storage."""
