@@ -24,7 +24,9 @@ from proxyd.recorder.record import Record, pack
 
 PACKAGE: Final = "aardwolf"
 MISSING: Final = "the decoder of RDP recordings is not installed: pip install 'aardwolf>=0.2.16,<0.3'"
-FAILED: Final = "the decoder of RDP recordings gave up on this one: it is damaged, hostile, or more than it reads in 10 min"
+FAILED: Final = (
+    "the decoder gave up on this recording: it is damaged, hostile, or more than it reads in 10 min"
+)
 DEADLINE_S: Final = 600.0  # the decoder's own limit is as much of work
 LARGEST: Final = (
     1 << 27

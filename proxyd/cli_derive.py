@@ -30,6 +30,8 @@ from proxyd.indexing.frames import (
     FromChild,
     Hello,
     Look,
+    Print,
+    Printed,
     Shown,
     pack,
 )
@@ -40,13 +42,13 @@ from proxyd.recorder.sidecar import Item, Keyframe, inflated
 
 SILENT_S: Final = 120.0  # for one batch; the decoder's own limit is half of it, of work
 BATCH_BYTES: Final = 256 << 10  # of records sent at once
-PROTOCOL: Final = "rdp"
+DESKTOP: Final = "rdp"  # the protocol of sessions that have one
 NUMBER: Final = 1  # of the one session
 
 
 def draw_from(keyframe: Keyframe, records: Iterable[Record]) -> Drawn:
     """Draw the screen behind the last of these records, which follow the keyframe. Raises Undecoded."""
-    with Decoder(keyframe) as decoder:
+    with Decoder(DESKTOP, keyframe) as decoder:
         for _ in decoder.fed(records):
             pass
         shown = decoder.picture()
@@ -71,14 +73,16 @@ def png_of(width: int, height: int, rgb: bytes) -> bytes:
 class Decoder:
     """A decoder of one session at work; `seq` is the last record it read, `faults` what it could not read."""
 
-    def __init__(self, keyframe: Keyframe | None = None) -> None:
+    def __init__(self, protocol: str, keyframe: Keyframe | None = None) -> None:
+        self._protocol = protocol
         self.seq = self.at_us = self.faults = 0
         self._keyframe = keyframe
         self._frames = ChildFrames()
 
     def __enter__(self) -> Self:
         """Start it; raises Undecoded."""
-        require()
+        if self._protocol == DESKTOP:
+            require()
         self._process = subprocess.Popen(
             ARGV,
             stdin=subprocess.PIPE,
@@ -89,7 +93,7 @@ class Decoder:
         )
         try:
             self._greeted()
-            self._send(Begin(NUMBER, PROTOCOL, self._keyframe))
+            self._send(Begin(NUMBER, self._protocol, self._keyframe))
         except BaseException:
             self._end()
             raise
@@ -119,6 +123,14 @@ class Decoder:
             raise Undecoded(FAILED)
         return answer
 
+    def printed(self, channel: int | None) -> Printed:
+        """Give what a terminal shows now: of the channel, or of the one to be shown. Raises Undecoded."""
+        self._send(Print(NUMBER, channel))
+        answer = self._answer()
+        if not isinstance(answer, Printed):
+            raise Undecoded(FAILED)
+        return answer
+
     def _greeted(self) -> None:
         if not isinstance(self._answer(), Hello):
             raise Undecoded(FAILED)
@@ -130,7 +142,7 @@ class Decoder:
         self.seq, self.at_us, self.faults = answer.seq, answer.at_us, answer.faults
         return [Item(*item) for item in answer.items]
 
-    def _send(self, frame: Begin | Feed | Finish | Look) -> None:
+    def _send(self, frame: Begin | Feed | Finish | Look | Print) -> None:
         assert self._process.stdin is not None  # noqa: S101 - it is a pipe
         try:
             self._process.stdin.write(pack(frame))

@@ -50,12 +50,10 @@ def index(run: Run, what: str | None, *, everything: bool, force: bool, identity
     The daemon makes it while a session lives; this is for what was deleted, damaged, or not finished. It needs the
     identity that opens recordings, as replaying does, and no daemon.
     """
-    from proxyd.cli_decoder import require
     from proxyd.recorder import store
 
     if (what is None) is not everything:
         raise click.UsageError("name one SESSION or PATH, or say --all")
-    require()
     recording = run.config().recording
     key = identity or recording.identity
     if key is None:
@@ -119,7 +117,7 @@ def _made(recording: Recording, progress: Progress, task: TaskID, why: str) -> D
     from proxyd.cli_derive import Decoder
     from proxyd.recorder.sidecar import Writer
 
-    with Decoder() as decoder:
+    with Decoder(str(recording.meta["protocol"])) as decoder:
         writer = Writer(recording.path, recording.path.name, recording.dek)
         try:
             for items in decoder.fed(recording.records()):

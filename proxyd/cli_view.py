@@ -1,6 +1,6 @@
 """Watching and replaying a session in the terminal; what a session without a screen shows is cli_queries' part.
 
-Rule 1: what is shown is one channel: the one asked for, else the terminal the session has, else whatever speaks.
+Rule 1: what is shown is one channel: the one asked for, else the one proxyd.recorder.stage chooses.
 Rule 2: into a pipe go the raw bytes of that channel and nothing else.
 Rule 3: a view is rebuilt from the session's own output: joining late, seeking back and repainting are the same.
 """
@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Protocol
 from proxyd.cli_output import clean, position
 from proxyd.control.client import Client, ControlError, Stream
 from proxyd.recorder.record import Kind, Record
+from proxyd.recorder.stage import Stage
 from proxyd.terminal import Picture, Screen
 
 NOTE_SECONDS = 4.0  # a note in the last row: long enough to read a line
@@ -31,58 +32,29 @@ class Scene:
     """What of a session's records is to be shown, and how large its terminal is."""
 
     def __init__(self, channel: int | None = None) -> None:
-        self._wanted = channel
-        self._channel = channel
-        self._ptys: set[int] = set()
-        self._closed: set[int] = set()
-        self._sizes: dict[int, tuple[int, int]] = {}
+        self._stage = Stage(channel)
         self.blocked_by = ""
         self.end: dict[str, Any] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """Columns and rows of what is shown; (0, 0) while nobody said."""
-        return self._sizes.get(self._channel or 0, (0, 0))
+        return self._stage.size(self._stage.shown)
 
     def take(self, record: Record) -> bytes:
         """Learn from a record, and give what it shows as a terminal must get it."""
-        body, channel = record.body, record.channel
-        match record.kind:
-            case Kind.OUTPUT | Kind.ERROR_OUTPUT:
-                return self._output(channel, body)
-            case Kind.REQUEST if body.get("name") == "pty-req" and "refused" not in body:
-                self._opened_terminal(channel, body)
-            case Kind.RESIZE:
-                self._sizes[channel] = (body[0], body[1])
-            case Kind.CHANNEL if body.get("event") == "close":
-                self._closed.add(channel)
-            case Kind.NOTICE if channel in (0, self._channel):
-                return f"\r\n{clean(body)}\r\n".encode()
-            case Kind.CONTROL if body.get("action") in ("block", "unblock"):
-                self.blocked_by = str(body.get("by")) if body["action"] == "block" else ""
-            case Kind.END:
-                self.end = body
-        return b""
+        body = record.body
+        if record.kind is Kind.CONTROL and body.get("action") in ("block", "unblock"):
+            self.blocked_by = str(body.get("by")) if body["action"] == "block" else ""
+        elif record.kind is Kind.END:
+            self.end = body
+        painted = self._stage.take(record)
+        return painted.data if painted and painted.channel in (0, self._stage.shown) else b""
 
     def raw(self, record: Record) -> bytes:
         """Learn from a record, and give what it shows byte for byte."""
         shown = self.take(record)
         return record.body if shown and isinstance(record.body, bytes) else b""
-
-    def _opened_terminal(self, channel: int, body: dict[str, Any]) -> None:
-        self._ptys.add(channel)
-        self._sizes[channel] = (body.get("columns") or 0, body.get("rows") or 0)
-        current = self._channel
-        if self._wanted is None and (current is None or current in self._closed or current not in self._ptys):
-            self._channel = channel
-
-    def _output(self, channel: int, data: bytes) -> bytes:
-        if self._channel is None or (self._wanted is None and self._channel in self._closed):
-            self._channel = channel
-        if channel != self._channel:
-            return b""
-        # Without a pty nobody has turned line feeds into new lines; the operator's terminal is raw.
-        return data if channel in self._ptys else data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
 
 
 @dataclass(slots=True)

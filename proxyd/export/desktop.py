@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from proxyd.index.rdp.canvas import Area
+from proxyd.index.area import Area
 from proxyd.index.rdp.pointer import Shape
 from proxyd.index.rdp.screen import Screen
 from proxyd.recorder.record import Record

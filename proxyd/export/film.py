@@ -27,9 +27,9 @@ from proxyd.export import soundtrack
 from proxyd.export.captions import Caption, Captions
 from proxyd.export.desktop import RATE, STEP_US, Shot, Sprite
 from proxyd.export.soundtrack import HOLD_US, HZ, Soundtrack
+from proxyd.index.area import Area
 from proxyd.index.rdp.audio import Sound
 from proxyd.index.rdp.bitmap import PIXEL
-from proxyd.index.rdp.canvas import Area
 
 MAX_SIZE: Final = (3840, 2160)  # larger desktops are scaled down to it: few players show more
 STILL_US: Final = (

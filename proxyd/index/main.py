@@ -4,6 +4,7 @@ Rule 1: it gives up everything but its standard input and output before it reads
 Rule 2: it has no session, no key and nothing of the environment; frames of proxyd.indexing.frames come in and go out.
 Rule 3: what the records of one session raise ends that session here; the others go on.
 Rule 4: a live picture goes out at most every LIVE_S, and holds what changed since the one before, once.
+Rule 5: the decoders of a protocol are loaded when its first session begins, so a process has only what it needs.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ import select
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
-from typing import Final
+from importlib import import_module
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import msgpack
 
 from proxyd import decoders
 from proxyd.index import sandbox
-from proxyd.index.rdp.canvas import Area
-from proxyd.index.rdp.derived import Session, packed
+from proxyd.index.area import Area
 from proxyd.indexing.frames import (
     Begin,
     DaemonFrames,
@@ -36,18 +38,57 @@ from proxyd.indexing.frames import (
     Patch,
     Ping,
     Pong,
+    Print,
+    Printed,
     Shown,
     ToChild,
     pack,
 )
 from proxyd.recorder.record import Kind, Record
-from proxyd.recorder.sidecar import Item
+from proxyd.recorder.sidecar import Item, packed
 
-SESSIONS: Final = {"rdp": Session}  # by protocol: what reads its records
+if TYPE_CHECKING:
+    from proxyd.index.rdp.screen import Screen
+    from proxyd.index.terminal.terminals import Terminals
+
+# By protocol: the module whose Session reads its records.
+SESSIONS: Final = {
+    "rdp": "proxyd.index.rdp.derived",
+    "ssh": "proxyd.index.terminal.derived",
+}
 LIVE_S: Final = 0.04  # 25 pictures a second
 TILE: Final = 64  # pixels: what changed is told in squares of this, joined to rows
 _READ_BYTES: Final = 1 << 16
 _UNKNOWN: Final = (-1, -1)
+
+
+class Session(Protocol):
+    """What reads the records of one session: `Session(keyframe)` of the modules in SESSIONS."""
+
+    seq: int
+    at_us: int
+
+    @property
+    def faults(self) -> int:
+        """How much could not be read."""
+
+    def feed(self, record: Record) -> tuple[list[Item], list[Area]]:
+        """Take the next record; gives what was derived, and what it painted on a desktop."""
+
+    def finish(self) -> list[Item]:
+        """Give what is derived at the end."""
+
+
+class Shows(Session, Protocol):
+    """A session of a desktop."""
+
+    screen: Screen
+
+
+class Prints(Session, Protocol):
+    """A session of terminals."""
+
+    terminals: Terminals
 
 
 class _Watched:
@@ -115,7 +156,8 @@ class Indexer:
         match frame:
             case Begin(session, protocol, keyframe):
                 self._forget(session)
-                self._sessions[session] = SESSIONS[protocol](keyframe)
+                with suppress(Exception):  # rule 3: what it is fed then is answered by Failed
+                    self._sessions[session] = import_module(SESSIONS[protocol]).Session(keyframe)
             case Feed(session, records):
                 return [self._guarded(session, partial(self._feed, session, records))]
             case Finish(session):
@@ -127,6 +169,8 @@ class Indexer:
                 if on and session in self._sessions:
                     self._watched[session] = _Watched()
                     return [self._guarded(session, partial(self._show, session, time.monotonic()))]
+            case Print(session, channel):
+                return [self._guarded(session, partial(self._print, session, channel))]
             case Ping(number):
                 return [Pong(number)]
         return []
@@ -154,6 +198,14 @@ class Indexer:
         items = session.finish()
         return Fed(number, session.seq, session.at_us, session.faults, [tuple(item) for item in items])
 
+    def _print(self, number: int, channel: int | None) -> FromChild:
+        session = cast("Prints", self._sessions[number])
+        terminals = session.terminals
+        screen = terminals.screen(channel)
+        shown = terminals.shown if channel is None else channel
+        page = screen.page() if screen else None
+        return Printed(number, session.seq, session.at_us, shown, sorted(terminals.screens), page)
+
     def _forget(self, number: int) -> None:
         self._sessions.pop(number, None)
         self._watched.pop(number, None)
@@ -161,7 +213,7 @@ class Indexer:
     # ------------------------------------------------------------------ who watches
 
     def _news(self, number: int) -> bool:
-        watched, session = self._watched[number], self._sessions.get(number)
+        watched, session = self._watched[number], cast("Shows | None", self._sessions.get(number))
         if session is None or session.screen.size == (0, 0):
             return False
         return (
@@ -175,7 +227,7 @@ class Indexer:
         return [self._guarded(number, partial(self._show, number, now)) for number in due]
 
     def _show(self, number: int, now: float) -> FromChild:
-        session, watched = self._sessions[number], self._watched[number]
+        session, watched = cast("Shows", self._sessions[number]), self._watched[number]
         width, height = session.screen.size
         whole = watched.size != (width, height)
         areas = [Area(0, 0, width, height)] if whole and width else watched.areas(width, height)
@@ -187,7 +239,7 @@ class Indexer:
         return shown
 
 
-def _pointer(session: Session) -> tuple[int, int, bool]:
+def _pointer(session: Shows) -> tuple[int, int, bool]:
     pointer = session.screen.pointer
     return pointer.x, pointer.y, pointer.visible
 

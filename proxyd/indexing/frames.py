@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from proxyd.errors import FormatError
+from proxyd.page import Page
 from proxyd.recorder.sidecar import Keyframe
 
 LENGTH_BYTES: Final = 4
@@ -58,6 +59,13 @@ class Look(_Frame, frozen=True):
     on: bool
 
 
+class Print(_Frame, frozen=True):
+    """To the child: give what a terminal shows now; of the channel, or of that which is shown where none is asked for."""
+
+    session: int
+    channel: int | None
+
+
 class Ping(_Frame, frozen=True):
     """To the child: say that you are there."""
 
@@ -94,6 +102,17 @@ class Failed(_Frame, frozen=True):
     why: str
 
 
+class Printed(_Frame, frozen=True):
+    """From the child: what a terminal shows behind record `seq`; None: nothing yet. `channels`: all there are."""
+
+    session: int
+    seq: _Count
+    at_us: _Count
+    channel: int | None
+    channels: list[int]
+    page: Page | None
+
+
 class Patch(msgspec.Struct, frozen=True, array_like=True):
     """A rectangle of the screen: `rgb` is zstd of width * height * 3 bytes."""
 
@@ -125,8 +144,8 @@ class Shown(_Frame, frozen=True):
         return sum(len(patch.rgb) for patch in self.patches)
 
 
-ToChild = Begin | Feed | Finish | Forget | Look | Ping
-FromChild = Hello | Pong | Fed | Failed | Shown
+ToChild = Begin | Feed | Finish | Forget | Look | Print | Ping
+FromChild = Hello | Pong | Fed | Failed | Shown | Printed
 
 _encoder = msgspec.msgpack.Encoder()
 

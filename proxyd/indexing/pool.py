@@ -24,8 +24,9 @@ from proxyd.recorder import store
 from proxyd.recorder.recorder import Follower
 from proxyd.recorder.tape import Tape
 
-PROTOCOLS: Final = frozenset({"rdp"})  # whose sessions something is derived of
-DECODER: Final = "aardwolf"
+DESKTOP: Final = "rdp"  # the protocol of sessions that have one
+PROTOCOLS: Final = frozenset({DESKTOP, "ssh"})  # whose sessions something is derived of
+DECODER: Final = "aardwolf"  # of desktops
 MISSING: Final = "the decoder of RDP recordings is not installed: pip install 'aardwolf>=0.2.16,<0.3'"
 ENDED_S: Final = 900.0  # a session of hours is read in minutes
 ENDED_KEPT: Final = 64
@@ -65,16 +66,17 @@ class Indexer(Follower):
         self._storage = storage
         self._number = 0
         installed = importlib.util.find_spec(DECODER) is not None
-        self.missing = "" if installed else MISSING
+        self.missing = "" if installed else MISSING  # why no desktop can be shown
         if not settings.enabled:
             self.missing = "this daemon makes no index: index.enabled is false in its configuration"
-        self._workers = [] if self.missing else [_Worker() for _ in range(settings.workers)]
+        self._protocols = PROTOCOLS if installed else PROTOCOLS - {DESKTOP}
+        self._workers = [_Worker() for _ in range(settings.workers)] if settings.enabled else []
 
     # ------------------------------------------------------------------ what the recorder says
 
     def begun(self, tape: Tape) -> None:
         """Follow a tape, if something is derived of its session."""
-        if tape.meta.get("protocol") not in PROTOCOLS or not self._workers:
+        if tape.meta.get("protocol") not in self._protocols or not self._workers:
             return
         self._number += 1
         worker = min(self._workers, key=lambda one: len(one.followed))
@@ -95,7 +97,7 @@ class Indexer(Follower):
     def look(self, session: str) -> tuple[Followed, Looker]:
         """Begin to watch a live session from now on; raises NoPicture. Leave it with `Followed.leave`."""
         followed = self._find(session)
-        if followed is None or followed.over:
+        if followed is None or followed.over or followed.tape.meta.get("protocol") != DESKTOP:
             raise NoPicture(
                 self.missing or "nothing shows this session: it has ended, or its index was given up"
             )

@@ -11,7 +11,7 @@ Byte by byte, little-endian::
                key = HKDF-SHA-256(the recording's data key, salt, "proxyd PXI1" | NUL | session id in UTF-8)
     payload by type:
        1 ITEMS       zstd of msgpack [[kind, at_us, body], ...]
-       2 KEYFRAME    msgpack [kind, at_us, body], whose pictures are compressed already
+       2 KEYFRAME    msgpack [kind, at_us, body] of one of KEYFRAMES, which are compressed already
        3 END         msgpack [[offset, at_us], ...] of the keyframes: the last frame
     trailer := "PXIE" | u64 offset of END
 
@@ -47,13 +47,14 @@ NAME: Final = "index.pxi"
 ASIDE: Final = ".new"
 MAGIC: Final = b"PXI1"
 VERSION: Final = 1
-DERIVED: Final = 1  # what is derived, and how: another number makes every sidecar be made anew
+DERIVED: Final = 2  # what is derived, and how: another number makes every sidecar be made anew
 SALT: Final = 16
 MAX_HEADER: Final = 4096  # a session id and a salt
 MAX_PAYLOAD: Final = 1 << 27  # of a frame: the largest desktop as pixels; more is a damaged length
 MAX_ITEMS: Final = 1 << 26  # bytes of items when they are no more compressed
 ITEMS_BYTES: Final = 64 << 10  # small items are written together, about so many bytes of them
 
+_FAST: Final = 1  # level of zstd: 1080p of text in 20 ms and 50 KiB
 _PREFIX = struct.Struct("<4sHI")
 _HEAD = struct.Struct("<IB3xQQ")
 _NONCE = struct.Struct("<4xQ")
@@ -76,9 +77,15 @@ class Derived(IntEnum):
 
     KEYFRAME = 1  # map: see Keyframe
     TYPED = 2  # [refused: bool, text: str]: a line that was typed
-    HEAT = 3  # [input, output]: bytes in the second that begins at at_us
+    HEAT = 3  # [input, output, findings]: bytes, and how many findings, in the second that begins at at_us
     SOUND = 4  # [stream, end_us, rate, channels, bits]: sound from at_us to end_us
     SUMMARY = 5  # map: {seq, faults}: the last item; how much was read, and how much of it could not be
+    TERMINAL = 6  # map: see Keyframe; of terminals
+    TEXT = 8  # [source, text]: what search finds, seen at at_us; source: one of SOURCES
+
+
+KEYFRAMES: Final = frozenset({Derived.KEYFRAME, Derived.TERMINAL})
+SOURCES: Final = ("screen", "command", "sql", "keys", "title", "transfer", "finding")  # where a TEXT was seen
 
 
 class Item(NamedTuple):
@@ -90,7 +97,7 @@ class Item(NamedTuple):
 
 
 class Keyframe(msgspec.Struct, frozen=True):
-    """The screen behind record `seq`: `rgb` is zstd of width * height * 3 bytes.
+    """The screen behind record `seq`: `rgb` is zstd of width * height * 3 bytes, empty of terminals, whose size is in cells.
 
     `saved`: zstd of what a decoder needs to go on from here; empty where it can only begin at the session's beginning.
     """
@@ -109,6 +116,11 @@ class Keyframe(msgspec.Struct, frozen=True):
     def state(self) -> bytes:
         """Give what `saved` holds; raises FormatError."""
         return _decompressed(self.saved)
+
+
+def packed(data: bytes) -> bytes:
+    """Compress pixels, or a state, as readers here take them."""
+    return zstandard.ZstdCompressor(level=_FAST).compress(data)
 
 
 def inflated(data: bytes, size: int) -> bytes:
@@ -177,7 +189,7 @@ class Writer:
     def add(self, items: Sequence[Item]) -> None:
         """Write what was derived, in order; raises OSError, and FormatError for what no reader would take."""
         for item in items:
-            if item.kind == Derived.KEYFRAME:
+            if item.kind in KEYFRAMES:
                 self._flush()
                 keyframe_of(item)
                 self._keyframes.append((self._offset, item.at_us))

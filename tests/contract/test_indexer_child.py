@@ -29,13 +29,15 @@ from proxyd.indexing.frames import (
     Look,
     Ping,
     Pong,
+    Print,
+    Printed,
     Shown,
     ToChild,
     pack,
 )
 from proxyd.recorder.hub import pack_batch
-from proxyd.recorder.record import Record
-from proxyd.recorder.sidecar import Derived, Item, keyframe_of
+from proxyd.recorder.record import Kind, Record
+from proxyd.recorder.sidecar import Derived, Item, Keyframe, keyframe_of
 
 pytestmark = pytest.mark.mission("M12", "M16")
 
@@ -242,3 +244,39 @@ def test_one_that_takes_too_much_memory_is_refused_it() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout == "refused\n", done.stderr
+
+
+def test_terminals_are_printed_and_gone_on_with(child: Process) -> None:
+    out = [
+        Record(2 + at, at * 400_000_000, Kind.OUTPUT, 1, b"\x1b[3%dmline %d\r\n" % (at % 8, at))
+        for at in range(20)
+    ]
+    records = [Record(1, 0, Kind.REQUEST, 1, {"name": "pty-req", "columns": 30, "rows": 8}), *out]
+    child.say(Begin(1, "ssh"))
+    assert child.ask(Print(1, None)) == Printed(1, 0, 0, None, [], None)
+    fed = child.ask(Feed(1, pack_batch(records)))
+    assert isinstance(fed, Fed)
+    whole = child.ask(Print(1, None))
+    assert isinstance(whole, Printed)
+    assert (whole.seq, whole.channel, whole.channels) == (21, 1, [1])
+    assert whole.page
+    assert whole.page.text() == [*(f"line {at}" for at in range(13, 20)), ""]
+    assert child.ask(Print(1, 9)) == Printed(1, 21, whole.at_us, 9, [1], None)
+    keyframe = [keyframe_of(Item(*item)) for item in fed.items if item[0] == Derived.TERMINAL][5]
+    child.say(Begin(2, "ssh", keyframe))
+    child.ask(Feed(2, pack_batch([one for one in records if one.seq > keyframe.seq])))
+    resumed = child.ask(Print(2, None))
+    assert isinstance(resumed, Printed)
+    assert resumed.page == whole.page
+
+
+def test_what_can_not_be_begun_fails_when_it_is_fed(child: Process) -> None:
+    records = pack_batch([Record(1, 0, Kind.OUTPUT, 1, b"x")])
+    child.say(
+        Begin(1, "no such protocol"),
+        Begin(2, "ssh", Keyframe(0, 1, 80, 24, b"", b"no state")),
+        Begin(3, "ssh"),
+    )
+    assert isinstance(child.ask(Feed(1, records)), Failed)
+    assert isinstance(child.ask(Feed(2, records)), Failed)
+    assert isinstance(child.ask(Feed(3, records)), Fed)

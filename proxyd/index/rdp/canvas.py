@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from PIL import Image
 
+from proxyd.index.area import Area
 from proxyd.index.rdp.bitmap import PIXEL, check_size
 
 RGB: Final = 3  # bytes of a pixel that is given out
@@ -21,15 +22,6 @@ class Picture(NamedTuple):
     width: int
     height: int
     rgb: bytes
-
-
-class Area(NamedTuple):
-    """A rectangle of the desktop in pixels."""
-
-    left: int
-    top: int
-    width: int
-    height: int
 
 
 class Canvas:

@@ -11,23 +11,22 @@ from __future__ import annotations
 from typing import Final
 
 import msgpack
-import zstandard
 
+from proxyd.index.area import Area
+from proxyd.index.heat import Heat
 from proxyd.index.rdp.audio import Audio, Sound
-from proxyd.index.rdp.canvas import Area, Picture
+from proxyd.index.rdp.canvas import Picture
 from proxyd.index.rdp.keys import Keys
 from proxyd.index.rdp.screen import Screen
 from proxyd.index.rdp.typed import Line, Lines
 from proxyd.recorder.record import Kind, Record
-from proxyd.recorder.sidecar import Derived, Item, Keyframe
+from proxyd.recorder.sidecar import Derived, Item, Keyframe, packed
 
 KEYFRAME_US: Final = 10_000_000
 LONGEST_US: Final = 60_000_000
 BURST_BYTES: Final = 16 << 20  # of output: half a second to decode
 DESKTOPS: Final = 4  # painted over so often: a tenth of a second to decode
 PATIENCE_US: Final = 2_000_000  # for a place where a decoder can go on: an update in fragments takes less
-SECOND_US: Final = 1_000_000
-_LEVEL: Final = 1  # of zstd: 1080p of text in 20 ms and 50 KiB
 
 
 class Session:
@@ -38,7 +37,7 @@ class Session:
         self.screen = resumed(keyframe) if keyframe else Screen()
         self.seq = self.at_us = 0
         self._keys, self._lines = Keys(), Lines()
-        self._heat, self._sounds = _Heat(), _Sounds()
+        self._heat, self._sounds = Heat(), _Sounds()
         self._keyframe_us = 0
         self._area = self._bytes = 0  # painted and come since the last keyframe
 
@@ -102,42 +101,8 @@ def resumed(keyframe: Keyframe) -> Screen:
     return Screen.resumed(picture, msgpack.unpackb(keyframe.state()))
 
 
-def packed(data: bytes) -> bytes:
-    """Compress pixels."""
-    return zstandard.ZstdCompressor(level=_LEVEL).compress(data)
-
-
 def _typed(line: Line) -> Item:
     return Item(Derived.TYPED, line.at_us, [line.refused, line.text])
-
-
-class _Heat:
-    """Counts what passed in each second."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._input = self._output = 0
-
-    def feed(self, record: Record) -> list[Item]:
-        """Take a record; gives the second that ended with it."""
-        if record.kind not in {Kind.PDU, Kind.INPUT_PDU}:
-            return []
-        second = record.at_us // SECOND_US
-        ended = self.end() if second != self._second else []
-        self._second = second
-        if record.kind is Kind.PDU:
-            self._output += len(record.body)
-        else:
-            self._input += len(record.body)
-        return ended
-
-    def end(self) -> list[Item]:
-        """Give the second that is being counted, if anything passed in it."""
-        if not (self._input or self._output):
-            return []
-        item = Item(Derived.HEAT, self._second * SECOND_US, [self._input, self._output])
-        self._input = self._output = 0
-        return [item]
 
 
 class _Sounds:

@@ -18,8 +18,9 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from proxyd.errors import FormatError
+from proxyd.index.area import Area
 from proxyd.index.rdp import bitmap, frames
-from proxyd.index.rdp.canvas import Area, Canvas, Picture
+from proxyd.index.rdp.canvas import Canvas, Picture
 from proxyd.index.rdp.frames import Bitmaps, Graphics, Opened
 from proxyd.index.rdp.gfx import Pipeline
 from proxyd.index.rdp.pointer import Pointer

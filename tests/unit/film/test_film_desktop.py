@@ -12,7 +12,7 @@ from unit.index.tape import demand_active, fast, keys, record, session, slow, ti
 
 from proxyd.export.desktop import ARROW, SETTLE_US, STEP_US, Desktop, Shot
 from proxyd.export.film import FORMS, KEY_US, MAX_SIZE, STILL_US, Chapter, Film, film_size
-from proxyd.index.rdp.canvas import Area
+from proxyd.index.area import Area
 from proxyd.protocols.rdp import updates
 from proxyd.protocols.rdp.events import Mouse
 from proxyd.protocols.rdp.fastpath import UpdateCode

@@ -25,7 +25,8 @@ from unit.index.tape import (
 )
 
 from proxyd.errors import FormatError
-from proxyd.index.rdp.canvas import Area, Picture
+from proxyd.index.area import Area
+from proxyd.index.rdp.canvas import Picture
 from proxyd.index.rdp.screen import Screen, screen
 from proxyd.protocols.rdp.events import Mouse, Pointer
 from proxyd.protocols.rdp.fastpath import Fragment, UpdateCode

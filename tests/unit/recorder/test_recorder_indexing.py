@@ -23,7 +23,7 @@ from proxyd.indexing import pool
 from proxyd.indexing.looking import NoPicture
 from proxyd.indexing.pool import Indexer
 from proxyd.recorder.record import Kind
-from proxyd.recorder.sidecar import Derived, Item, Sidecar, path_of
+from proxyd.recorder.sidecar import Derived, Item, Sidecar, keyframe_of, path_of
 from proxyd.recorder.tape import Tape
 
 pytestmark = [
@@ -91,7 +91,13 @@ async def until(what: Any) -> None:
 async def test_a_tape_is_followed_to_its_end_and_others_are_not(studio: Studio) -> None:
     async with indexing(studio) as indexer:
         tape = await begun(studio, "desk")
-        other = await studio.open("terminal")
+        other = await studio.recorder.open(
+            "statements",
+            META | {"protocol": "other"},
+            strict=True,
+            on_pressure=lambda _: None,
+            on_failure=lambda _: None,
+        )
         for number in range(50):
             tape.add(Kind.PDU, _pixels(number).body)
         await until(lambda: indexer.status()["sessions"] == 1)
@@ -101,10 +107,26 @@ async def test_a_tape_is_followed_to_its_end_and_others_are_not(studio: Studio) 
         assert items[-1].body == {"seq": 54, "faults": 0}
         assert items[-2].kind == Derived.KEYFRAME
         await until(lambda: indexer.status()["sessions"] == 0)
-        assert not path_of(studio.folder("terminal")).exists()
+        assert not path_of(studio.folder("statements")).exists()
         assert studio.notes.watching == 0
         with pytest.raises(NoPicture):
             indexer.look("desk")
+
+
+async def test_terminals_are_followed_and_have_no_picture(studio: Studio) -> None:
+    async with indexing(studio) as indexer:
+        tape = await studio.open("terminal")
+        tape.add(Kind.REQUEST, {"name": "pty-req", "columns": 40, "rows": 10}, 1)
+        tape.add(Kind.OUTPUT, b"$ whoami\r\nroot\r\n", 1)
+        await until(lambda: indexer.status()["sessions"] == 1)
+        with pytest.raises(NoPicture):
+            indexer.look("terminal")
+        await tape.seal("closed")
+        items = await sidecar_of(studio, tape)
+        assert [item.body for item in items if item.kind == Derived.TEXT] == [["screen", "$ whoami\nroot"]]
+        last = [keyframe_of(item) for item in items if item.kind == Derived.TERMINAL][-1]
+        assert (last.width, last.height) == (40, 10)
+        assert items[-1].kind == Derived.SUMMARY
 
 
 async def test_killed_ones_are_replaced_and_nothing_is_missing(studio: Studio) -> None:

@@ -1,0 +1,91 @@
+"""Everything that is derived of one terminal session, record by record.
+
+Rule 1: what comes out depends on the records alone, not on when or in what pieces they came: made anew it is equal.
+Rule 2: a keyframe comes after SPACING bytes of output, or LONGEST_US, whichever is first, and at the end: so much of a
+        recording is read at most to show any moment.
+Rule 3: a keyframe holds all terminals of the session; it waits for the end of a sequence that is too long to be left.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from proxyd.index.area import Area
+from proxyd.index.heat import Heat
+from proxyd.index.terminal.terminals import Terminals
+from proxyd.index.terminal.text import Text
+from proxyd.recorder.record import Kind, Record
+from proxyd.recorder.sidecar import Derived, Item, Keyframe, packed
+
+SPACING: Final = 256 << 10  # bytes: a few milliseconds of the slowest output there is
+LONGEST_US: Final = 300_000_000  # half a segment of an idle session: at most one file more is read
+
+
+class Session:
+    """One terminal session; `terminals` are as they are now."""
+
+    def __init__(self, keyframe: Keyframe | None = None) -> None:
+        """Begin, or go on behind a keyframe; raises FormatError."""
+        self.terminals = Terminals.resumed(keyframe.state()) if keyframe else Terminals()
+        self.seq = self.at_us = 0
+        self._heat, self._text = Heat(), Text()
+        self._keyframe_us = self._bytes = 0
+
+    @property
+    def faults(self) -> int:
+        """How much could not be shown."""
+        return self.terminals.faults
+
+    def feed(self, record: Record) -> tuple[list[Item], list[Area]]:
+        """Take the next record; gives what was derived, and no rectangle of a desktop."""
+        self.seq, self.at_us = record.seq, record.at_us
+        items = self._heat.feed(record) + _told(record)
+        if record.kind is Kind.CHANNEL and record.body.get("event") == "close":
+            items += self._closed(record.channel)
+        if fed := self.terminals.take(record):
+            items += self._text.feed(fed.channel, fed.screen, fed.data, record.at_us)
+            self._bytes += len(fed.data)
+        return items + self._keyframe(), []
+
+    def finish(self) -> list[Item]:
+        """Give what is derived at the end."""
+        items = self._heat.end()
+        for channel, screen in self.terminals.screens.items():
+            items += self._text.end(channel, screen)
+        items += self._taken() if self._bytes else []
+        items.append(Item(Derived.SUMMARY, self.at_us, {"seq": self.seq, "faults": self.faults}))
+        return items
+
+    def _closed(self, channel: int) -> list[Item]:
+        screen = self.terminals.screens.get(channel)
+        return self._text.end(channel, screen) if screen else []
+
+    def _keyframe(self) -> list[Item]:
+        due = self._bytes >= SPACING or self.at_us - self._keyframe_us >= LONGEST_US
+        return self._taken() if due and self.terminals.screens else []
+
+    def _taken(self) -> list[Item]:
+        saved, screen = self.terminals.saved(), self.terminals.screen()
+        if saved is None:
+            return []  # rule 3
+        self._keyframe_us, self._bytes = self.at_us, 0
+        width, height = screen.size if screen else (0, 0)
+        body = {"seq": self.seq, "width": width, "height": height, "rgb": b"", "saved": packed(saved)}
+        return [Item(Derived.TERMINAL, self.at_us, body)]
+
+
+def _told(record: Record) -> list[Item]:
+    """Give the text of a record that tells of a transfer or a finding."""
+    body: Any = record.body
+    if record.kind is Kind.TRANSFER:
+        paths = " ".join(_text(body[name]) for name in ("operation", "path", "to") if body.get(name))
+        return [Item(Derived.TEXT, record.at_us, ["transfer", paths])]
+    if record.kind is Kind.FINDING:
+        return [
+            Item(Derived.TEXT, record.at_us, ["finding", _text(body.get("text") or body.get("code", ""))])
+        ]
+    return []
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
