@@ -7,7 +7,7 @@ Rule 2: a purge that fails is logged and counted, and tried again; it never ends
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -100,11 +100,11 @@ class Archive:
         """Say what a purge would take now, and why."""
         return await trio.to_thread.run_sync(self._plan)
 
-    async def at_hand(self, row: SessionRow) -> Path:
-        """Give the directory of a recording, brought back from the store if need be. Raises StoreError, OSError."""
+    async def find(self, row: SessionRow) -> tuple[Path, Mapping[str, int]]:
+        """Give a recording's directory, and, when the store alone has it, its files there. Raises CatalogError."""
         if self.uploads is None:
-            return Path(row.path)
-        return await self.uploads.fetch(row)
+            return Path(row.path), {}
+        return await trio.to_thread.run_sync(self.uploads.stored.find, row)
 
     async def check(self) -> list[Problem]:
         """List what catalog, disk and store do not agree about. Raises CatalogError, StoreError."""

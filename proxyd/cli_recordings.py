@@ -2,7 +2,8 @@
 
 Rule 1: all but `verify` ask the daemon, which allows it and writes it into the ledger; then this process opens the
         recording itself, with the operator's identity file. The daemon has no key that could.
-Rule 2: `verify` asks nobody: it needs the files, the ledger and the public keys.
+Rule 2: `verify` believes nobody: it needs the files, the ledger and the public keys. What the store alone has it reads
+        through the daemon, which can't make up what is signed.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from proxyd.errors import ConfigError, ProxydError
 if TYPE_CHECKING:
     from proxyd.recorder.record import Record
     from proxyd.recorder.replay import Recording
+    from proxyd.recorder.source import Source
     from proxyd.recorder.verify import Report
 
 PRIVATE = 0o600  # an export holds what the recording held, in the clear
@@ -81,7 +83,24 @@ def open_recording(run: Run, command: str, session: str, identity: Path | None) 
     if not os.access(key, os.R_OK):  # before the ledger says that someone saw it
         raise ProxydError(f"the identity file {key} can't be read by you: recordings open only with it")
     answer = run.call(command, session=session)
-    return Opened(Recording.open(Path(answer["path"]), key), answer, key)
+    return Opened(Recording.open(source_of(run, answer), key), answer, key)
+
+
+def source_of(run: Run, answer: Mapping[str, Any]) -> Path | Source:
+    """Say where a recording the daemon has opened for us is read: in its directory, or through the daemon."""
+    from proxyd.recorder.source import Elsewhere
+
+    path = Path(answer["path"])
+    if (elsewhere := answer.get("elsewhere")) is None:
+        return path
+    client = run.client()
+
+    def fetch(file: str, start: int, length: int) -> bytes:
+        asked = {"file": file, "start": start, "length": length}
+        data: bytes = client.call("fetch", ticket=elsewhere["ticket"], **asked)["data"]
+        return data
+
+    return Elsewhere(path, elsewhere["files"], fetch)
 
 
 take_identity = click.option(
@@ -306,12 +325,25 @@ def verify(run: Run, what: str | None, *, everything: bool, public_key: Path | N
         if what is None:
             reports = verify_all(recording.directory, ledger)
         else:
-            reports = [
-                verify_one(recording_at(what, recording.directory), ledger.public_keys(), ledger=ledger)
-            ]
+            source = _recording_of(run, what, recording.directory)
+            reports = [verify_one(source, ledger.public_keys(), ledger=ledger)]
     _report(run, reports)
     if not all(report.ok for report in reports):
         sys.exit(FAILED)
+
+
+def _recording_of(run: Run, what: str, root: Path) -> Path | Source:
+    """Find a recording here, or have the daemon read it from the store (rule 2). Raises ProxydError."""
+    try:
+        return recording_at(what, root)
+    except NoRecording:
+        if run.config().store is None:
+            raise
+        return source_of(run, run.call("verify", session=what))
+
+
+class NoRecording(ProxydError):
+    """No recording of that name is here."""
 
 
 def recording_at(what: str, root: Path) -> Path:
@@ -320,7 +352,7 @@ def recording_at(what: str, root: Path) -> Path:
         return Path(what)
     found = [path for path in root.glob("[0-9]*/[0-9]*/[0-9]*/*") if path.name.startswith(what)]
     if not found:
-        raise ProxydError(f"no recording {what} below {root}: see proxyctl sessions")
+        raise NoRecording(f"no recording {what} below {root}: see proxyctl sessions")
     if len(found) > 1:
         names = ", ".join(path.name for path in found[:5])
         raise ProxydError(f"{what} is the beginning of more than one recording: {names}")

@@ -28,6 +28,7 @@ from proxyd.access import Access
 from proxyd.admission import Admission
 from proxyd.archive import Archive
 from proxyd.config import Config, MysqlListen, PostgresListen, RdpListen
+from proxyd.control.fetching import Tickets
 from proxyd.control.server import ControlServer
 from proxyd.database_tls import front_context
 from proxyd.decoders import PACKAGES, freerdp
@@ -93,6 +94,7 @@ class Daemon:
         self.core: Core
         self.archive: Archive
         self.indexer = Indexer(settings.index, settings.recording)
+        self.tickets = Tickets()
 
     # what the control socket needs, under the names it knows ---------------------------------
 

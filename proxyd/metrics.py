@@ -90,6 +90,12 @@ STORE_PENDING: Final = Gauge(
 STORE_LAG: Final = Gauge(
     "proxyd_store_lag_seconds", "Age of the oldest file the store has yet to get.", registry=REGISTRY
 )
+STORE_DELAY: Final = Histogram(
+    "proxyd_store_delay_seconds",
+    "Time from a file's last byte to the store's acknowledgement.",
+    buckets=(1, 3, 10, 30, 60, 300, 900, 3600, 6 * 3600, 86_400),  # seconds in health, hours behind an outage
+    registry=REGISTRY,
+)
 RECORDED_BYTES: Final = Counter("proxyd_recorded_bytes", "Bytes written to segments.", registry=REGISTRY)
 FSYNC_SECONDS: Final = Histogram(
     "proxyd_fsync_seconds",

@@ -526,6 +526,6 @@ WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrm
 # What its kind needs to be told: of S3's endpoint, region, ...; and the secret ones, by reference.
 #options = { endpoint = "https://s3.example", region = "eu-central-1" }
 #secrets = { access_key_id = "file:keys/s3_id", secret_access_key = "file:keys/s3_secret" }
-# Local copies of what the store has go after so many days; 0: never. They come back when someone asks for one.
+# Local copies of what the store has go after so many days; 0: never. They are read there then, range by range.
 #keep_local_days = 30
 """

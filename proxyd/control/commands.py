@@ -25,7 +25,7 @@ import msgspec
 import trio
 
 from proxyd import __version__
-from proxyd.control import keeping
+from proxyd.control import fetching, keeping
 from proxyd.control.client import Code, ControlError
 from proxyd.control.issue import RdpFile, RdpRevoke, issue, revoke
 from proxyd.control.noting import note
@@ -86,6 +86,10 @@ class Services(Protocol):
     @property
     def tokens(self) -> Tokens:
         """The session tokens."""
+
+    @property
+    def tickets(self) -> fetching.Tickets:
+        """Who may read which recording in the store."""
 
     started_at: float
 
@@ -394,6 +398,10 @@ async def _export(services: Services, caller: Caller, one: One) -> dict[str, Any
     return await _open_recording(services, caller, one, "export")
 
 
+async def _verify(services: Services, caller: Caller, one: One) -> dict[str, Any]:
+    return await _open_recording(services, caller, one, "verify")
+
+
 async def _open_recording(services: Services, caller: Caller, one: One, kind: str) -> dict[str, Any]:
     """Allow the operator's own process to open a recording, once the ledger has it."""
     found = await trio.to_thread.run_sync(services.catalog.session, one.session)
@@ -411,9 +419,14 @@ async def _open_recording(services: Services, caller: Caller, one: One, kind: st
         raise ControlError(Code.NOT_FOUND, f"session {found.id} has no recording on this node")
     row = await _find_row(services, found.id)
     views = await trio.to_thread.run_sync(_views, services.ledger, found.id)
-    path = await services.archive.at_hand(found)
-    await note(services, caller, "view", session=found.id, kind=kind, seconds=0)
-    return {"session": row, "path": str(path), "views": views}
+    path, files = await services.archive.find(found)
+    word = "fetch" if kind == "verify" else "view"  # who verifies sees nothing
+    await note(services, caller, word, session=found.id, kind=kind, seconds=0)
+    answer = {"session": row, "path": str(path), "views": views}
+    if not files:
+        return answer
+    permission = COMMANDS[kind].permission
+    return answer | {"elsewhere": services.tickets.give(found, caller, permission, files)}
 
 
 async def _reload(services: Services, caller: Caller, _: Nothing) -> dict[str, Any]:
@@ -493,6 +506,8 @@ COMMANDS: Mapping[str, Command] = {
     "log": Command(_P.LOG, One, _log),
     "replay": Command(_P.REPLAY, One, _replay),
     "export": Command(_P.EXPORT, One, _export),
+    "verify": Command(_P.LOG, One, _verify),
+    "fetch": Command(_P.LIST, fetching.Range, fetching.fetch),
     "hold": Command(_P.HOLD, keeping.Keep, keeping.hold),
     "release": Command(_P.HOLD, keeping.Release, keeping.release),
     "holds": Command(_P.LIST, Nothing, keeping.holds),

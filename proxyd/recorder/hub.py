@@ -11,16 +11,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Generic, Self, TypeVar
 
 import msgpack
 import trio
 
 from proxyd.errors import FormatError
-from proxyd.recorder.layout import HEAD_BYTES, MAX_HEADER, TRAILER_MAGIC
+from proxyd.recorder.layout import HEAD_BYTES, TRAILER_MAGIC
+from proxyd.recorder.pieces import marks_of, read_header_from
 from proxyd.recorder.record import Record
 from proxyd.recorder.reel import Extent, Reel, weigh
-from proxyd.recorder.segment import BlockDecoder, FrameType, FrameWalk, Mark, read_header, read_index
+from proxyd.recorder.segment import BlockDecoder, FrameType, FrameWalk, Mark
 
 if TYPE_CHECKING:
     from proxyd.recorder.tape import Tape
@@ -54,7 +55,7 @@ class History:
                     break
                 with extent.path.open("rb") as file:
                     if self._walk is None:
-                        self._open(extent, file.fileno())
+                        self._open(extent, file)
                     size += self._read(file.fileno(), extent.size, found, READ_BYTES - size)
         except OSError as error:
             raise FormatError(f"a segment can't be read: {error.strerror}") from error
@@ -80,22 +81,22 @@ class History:
             self._walk = self._decoder = None
         return None
 
-    def _open(self, extent: Extent, fd: int) -> None:
+    def _open(self, extent: Extent, file: BinaryIO) -> None:
         """Begin at the last fresh frame before the wanted record."""
-        header, chain, offset = read_header(os.pread(fd, min(extent.size, MAX_HEADER), 0))
+        header, chain, offset = read_header_from(file)
         start = Mark(offset, 0, header.start_ms, header.first_seq, chain)
-        for mark in self._marks(extent, fd):
+        for mark in self._marks(extent, file):
             if mark.first_seq <= self._after + 1 and mark.offset < extent.size:
                 start = mark
         self._walk = FrameWalk(header, start.offset, start.chain_before, start.number, start.first_seq)
         self._decoder = BlockDecoder(header, self._reel.dek)
 
-    def _marks(self, extent: Extent, fd: int) -> Sequence[Mark]:
+    def _marks(self, extent: Extent, file: BinaryIO) -> Sequence[Mark]:
         if self._after < extent.first_seq:
             return ()
         if self._position == len(self._reel.shelf) - 1:
             return self._reel.marks()
-        return read_index(os.pread(fd, extent.size, 0)) or ()
+        return marks_of(file, extent.size)
 
     def _read(self, fd: int, end: int, found: list[Record], wanted: int) -> int:
         """Read frames up to offset `end`, until `wanted` bytes of records are there; give how many came."""

@@ -1,6 +1,7 @@
 """A store of recordings elsewhere, named by a URL: a directory, S3 and what speaks its language, Google's, Azure's.
 
-Rule 1: an object is written once and never over: what is there already must be the same bytes, or it is an error.
+Rule 1: an object is written once and never over: what is there already must be the same bytes, or it is a Conflict.
+        What is derived, and so no evidence, may be written over.
 Rule 2: an object is there whole or not at all; it is acknowledged when `put` returns.
 Rule 3: everything waits for the network: call it through `trio.to_thread`. What goes wrong is a StoreError, without any
         secret.
@@ -11,6 +12,7 @@ Keys are the recordings' paths below their directory: yyyy/mm/dd/<session id>/<f
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -35,6 +37,10 @@ class StoreError(ProxydError):
     """The store refused, or could not be reached."""
 
 
+class Conflict(StoreError):
+    """The store has other bytes under a name: of this file there is nothing more to be tried."""
+
+
 class Object(NamedTuple):
     """Something the store has."""
 
@@ -56,11 +62,12 @@ class Remote:
         except (*_WRONG, ValueError, TypeError) as error:
             raise StoreError(f"the store {url} can't be used: {_told(error)}") from None
 
-    def put(self, key: str, path: Path) -> int:
-        """Write a file as an object; gives its size. Raises StoreError, also when other bytes are there; OSError."""
-        size = path.stat().st_size
+    def put(self, key: str, path: Path, *, derived: bool = False) -> int:
+        """Write a file as an object; gives its size. Raises StoreError, Conflict when other bytes are there; OSError."""
+        with path.open("rb") as file:  # what is wrong here must not look like the store's
+            size = os.fstat(file.fileno()).st_size
         try:
-            obstore.put(self._store, key, path, mode="create")
+            obstore.put(self._store, key, path, mode="overwrite" if derived else "create")
         except AlreadyExistsError:
             self._must_be(key, path)
         except _WRONG as error:
@@ -68,20 +75,23 @@ class Remote:
         return size
 
     def _must_be(self, key: str, path: Path) -> None:
-        """Raise StoreError unless the object is the file (rule 1): a crash came between a put and its note."""
+        """Raise Conflict unless the object is the file (rule 1): a crash came between a put and its note."""
         with path.open("rb") as file:
             ours = hashlib.file_digest(file, "sha256").digest()
         theirs = hashlib.sha256()
         for piece in self.read(key):
             theirs.update(piece)
         if theirs.digest() != ours:
-            raise StoreError(f"{key} is in the store with other bytes; nothing was written over it")
+            raise Conflict(f"{key} is in the store with other bytes; nothing was written over it")
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Give an object's bytes, or `length` of them from `start`, in pieces. Raises StoreError."""
         try:
             if length is not None:
-                yield bytes(obstore.get_range(self._store, key, start=start, length=length))
+                piece = bytes(obstore.get_range(self._store, key, start=start, length=length))
+                if len(piece) != length:
+                    raise StoreError(f"{key} can't be read: {len(piece)} bytes came instead of {length}")
+                yield piece
                 return
             for piece in obstore.get(self._store, key).stream(min_chunk_size=CHUNK):
                 yield bytes(piece)

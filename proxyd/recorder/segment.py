@@ -1,6 +1,6 @@
-"""One segment of a recording: the writer that makes its bytes, the scan and the reader that take them back.
+"""One segment of a recording: the writer that makes its bytes, the scan and the decoder that take them back.
 
-Rule 1: sans-IO. The writer gives bytes to append, the reader takes bytes; time comes in as arguments.
+Rule 1: sans-IO. The writer gives bytes to append, scan and decoder take bytes; time comes in as arguments.
 Rule 2: a frame is believed only when its length, number and chain fit; the first that does not ends the segment.
 Rule 3: scanning and verifying need no data key. Records need it.
 Rule 4: a nonce (segment number, frame number) is used once: a writer never encrypts two texts as one frame,
@@ -12,7 +12,7 @@ Rule 4: a nonce (segment number, frame number) is used once: a writer never encr
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgpack
@@ -62,14 +62,13 @@ __all__ = [
     "Mark",
     "Scan",
     "SegmentHeader",
-    "SegmentReader",
     "SegmentWriter",
     "Signature",
+    "after_seal",
     "mend_trailer",
     "new_packer",
     "pack_items",
     "read_header",
-    "read_index",
     "scan",
     "seal_recovered",
 ]
@@ -403,43 +402,27 @@ def _signature(header: SegmentHeader, frame: FrameInfo, view: memoryview) -> Sig
 
 
 def _trailer(view: memoryview, frames: list[FrameInfo]) -> tuple[int, str | None]:
-    """Check what follows SEAL: the trailer, naming where INDEX is, and nothing after it."""
+    """Check what follows SEAL."""
     seal = frames[-1]
-    index_at = _index_at(frames)
-    expected = TRAILER.pack(TRAILER_MAGIC, index_at)
-    found = bytes(view[seal.end : seal.end + TRAILER.size])
     said = view[seal.offset + HEAD_BYTES : seal.offset + HEAD_BYTES + 8] if seal.length == SEAL.size else b""
+    return after_seal(seal, bytes(said), _index_at(frames), bytes(view[seal.end :][: TRAILER.size + 1]))
+
+
+def after_seal(seal: FrameInfo, said: bytes, index_at: int, after: bytes) -> tuple[int, str | None]:
+    """Check the trailer, naming where INDEX is, and that nothing is after it; give where what is good ends.
+
+    `said`: the place of INDEX as SEAL has it; `after`: the bytes behind SEAL, at least one more than a trailer's.
+    """
     if said != struct.pack("<Q", index_at):
         return seal.end, "the seal names another place for the index"
-    if found != expected:
+    if after[: TRAILER.size] != TRAILER.pack(TRAILER_MAGIC, index_at):
         return seal.end, "the trailer is torn or altered"
-    end = seal.end + TRAILER.size
-    return end, None if end == len(view) else "bytes follow the trailer"
+    return seal.end + TRAILER.size, "bytes follow the trailer" if len(after) > TRAILER.size else None
 
 
 def _index_at(frames: Sequence[FrameInfo]) -> int:
     """Give the offset of the last INDEX: an earlier one is of a seal that was torn."""
     return next((frame.offset for frame in reversed(frames) if frame.type is FrameType.INDEX), 0)
-
-
-def read_index(data: Buffer) -> list[Mark] | None:
-    """Read a sealed segment's INDEX through its trailer, without scanning; None when there is none to be found.
-
-    What it says is proved only by decrypting, or by a scan: use it to find where to start, never as evidence.
-    """
-    view = memoryview(data)
-    if len(view) < TRAILER.size:
-        return None
-    magic, offset = TRAILER.unpack_from(view, len(view) - TRAILER.size)
-    if magic != TRAILER_MAGIC or offset + HEAD_BYTES > len(view):
-        return None
-    head = FrameHead._make(HEAD.unpack_from(view, offset))
-    body = offset + HEAD_BYTES
-    try:
-        entries = msgpack.unpackb(view[body : body + head.length])
-        return [Mark(*entry) for entry in entries]
-    except (ValueError, TypeError):
-        return None
 
 
 class BlockDecoder:
@@ -471,36 +454,3 @@ class BlockDecoder:
         if len(found) != frame.count:
             raise FormatError(f"frame {frame.number} holds {len(found)} records and says {frame.count}")
         return found
-
-
-class SegmentReader:
-    """A segment's records; `scan` says how much of it there is. Live, torn and sealed ones read alike."""
-
-    def __init__(self, data: Buffer, dek: bytes) -> None:
-        """Scan the segment; raises FormatError when its header can't be believed."""
-        self._view = memoryview(data)
-        self._dek = dek
-        self.scan = scan(self._view)
-        self.header = self.scan.header
-
-    def records(self, start_us: int = 0, after_seq: int = 0) -> Iterator[Record]:
-        """Yield the records at or after session time `start_us` and after `after_seq`, to the last believed frame.
-
-        Decoding starts at the nearest fresh frame before; raises FormatError when the key does not fit.
-        """
-        decoder = BlockDecoder(self.header, self._dek)
-        for frame in self._frames(start_us, after_seq):
-            for record in decoder.records(frame, self._view[frame.offset : frame.end]):
-                if record.at_us >= start_us and record.seq > after_seq:
-                    yield record
-
-    def _frames(self, start_us: int, after_seq: int) -> list[FrameInfo]:
-        """Give the EVENTS frames from the last fresh one that begins before both marks."""
-        frames = [frame for frame in self.scan.frames if frame.type is FrameType.EVENTS]
-        first = 0
-        for position, frame in enumerate(frames):
-            if frame.t0_ms * 1000 > start_us or frame.first_seq > after_seq + 1:
-                break
-            if frame.fresh:
-                first = position
-        return frames[first:]

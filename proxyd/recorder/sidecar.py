@@ -41,6 +41,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from proxyd.errors import FormatError
+from proxyd.recorder.source import File
 from proxyd.recorder.store import FILE_MODE
 
 NAME: Final = "index.pxi"
@@ -245,7 +246,7 @@ class _Head(NamedTuple):
 class Sidecar:
     """A sidecar opened with its recording's data key; `keyframes` are the session times there are pictures of."""
 
-    def __init__(self, path: Path, session: str, dek: bytes) -> None:
+    def __init__(self, path: File, session: str, dek: bytes) -> None:
         """Open it; raises FormatError when it is damaged, another session's, or not there."""
         try:
             with path.open("rb") as file:

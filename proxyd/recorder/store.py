@@ -34,6 +34,7 @@ FOLDERS = 4  # of a recording's path below the root: year, month, day, session
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # a session id is a file name here: no dots, no slashes
+_SEGMENT = re.compile(rf"[0-9]{{6}}{re.escape(SUFFIX)}")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -52,7 +53,12 @@ def segment_path(folder: Path, number: int) -> Path:
 
 def segments(folder: Path) -> list[Path]:
     """List a recording's segments, first to last."""
-    return sorted(folder.glob("[0-9]" * 6 + SUFFIX))
+    return sorted(path for path in folder.glob(f"*{SUFFIX}") if is_segment(path.name))
+
+
+def is_segment(name: str) -> bool:
+    """Say whether a file's name is a segment's."""
+    return _SEGMENT.fullmatch(name) is not None
 
 
 def is_full(error: OSError) -> bool:

@@ -2,7 +2,8 @@
 
 Rule 1: a file is noted when the store has acknowledged it; a recording when its manifest, which goes last, was.
 Rule 2: of a live recording the closed segments go, of one that has ended every file; a file that grows never does.
-Rule 3: the local copy goes only when all of the recording is noted.
+Rule 3: the local copy goes only when the store has all of the recording. What is derived of it goes there with that, not
+        before: it is made while and after a session lives, and made anew at any time, and is no evidence.
 Rule 4: every method waits for storage: call it through `trio.to_thread`.
 """
 
@@ -16,15 +17,14 @@ from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
-from proxyd.errors import FormatError
 from proxyd.recorder import manifest as manifests
-from proxyd.recorder import store
+from proxyd.recorder import sidecar, store
 from proxyd.recorder.catalog import LIVE, Catalog, SessionRow
-from proxyd.recorder.remote import Remote, StoreError
+from proxyd.recorder.remote import Remote
 from proxyd.recorder.retention import DAY_S
 from proxyd.recorder.schema import SESSIONS, STORED
 
-PARTIAL: Final = ".fetching"  # of a directory whose files are coming back
+GOING: Final = ".going"  # of a directory that is being removed: no session's id has a dot
 
 
 class Pending(NamedTuple):
@@ -94,7 +94,11 @@ class Stored:
         return self.remote.put(self.key(one.path), one.path)
 
     def note(self, one: Pending, size: int) -> None:
-        """Note that the store has acknowledged a file (rule 1). Raises CatalogError."""
+        """Note that the store has acknowledged a file (rule 1). Raises CatalogError, StoreError.
+
+        What was purged meanwhile goes again: the purge may have come before the file.
+        """
+        purged = sa.select(SESSIONS.c.purged_at).where(SESSIONS.c.id == one.session)
         mine = (STORED.c.session == one.session) & (STORED.c.file == one.path.name)
         with self._database.write() as connection:
             connection.execute(STORED.delete().where(mine))
@@ -104,14 +108,19 @@ class Stored:
             if one.last:
                 whole = SESSIONS.update().where(SESSIONS.c.id == one.session)
                 connection.execute(whole.values(stored_at=self._clock()))
+            is_purged = connection.execute(purged).scalar() is not None
+        if is_purged:
+            self.remote.delete(self.key(one.path.parent))
 
-    def lag_s(self, pending: Sequence[Pending]) -> float:
-        """Give the age of the oldest of these files, in seconds; 0 when there is none."""
-        ages = (self._clock() - one.path.stat().st_mtime for one in pending if one.path.exists())
-        return max(ages, default=0.0)
+    def oldest(self, pending: Sequence[Pending]) -> float | None:
+        """Say when the oldest of these files was closed, in seconds since 1970; None when there is none."""
+        return min((one.path.stat().st_mtime for one in pending if one.path.exists()), default=None)
 
     def evict(self, keep_days: float) -> list[str]:
-        """Take away local copies of what ended so long ago and is all in the store (rule 3); gives the sessions."""
+        """Take away local copies of what ended so long ago and is all in the store (rule 3); gives the sessions.
+
+        Raises CatalogError, StoreError, OSError.
+        """
         table = SESSIONS.c
         old = table.ended_at <= self._clock() - keep_days * DAY_S
         query = sa.select(table.id, table.path).where(
@@ -119,13 +128,28 @@ class Stored:
         )
         with self._database.read() as connection:
             kept = [(str(row.id), self.folder(row.path)) for row in connection.execute(query)]
+        for left in self._root.glob(f"[0-9]*/[0-9]*/[0-9]*/*{GOING}"):
+            shutil.rmtree(left)
         gone = []
         for session, folder in kept:
             if folder.exists() and self._is_there(folder):
-                shutil.rmtree(folder)
-                store.sync_directory(folder.parent)
+                self._store_sidecar(session, folder)
+                self._remove(folder)
                 gone.append(session)
         return gone
+
+    def _store_sidecar(self, session: str, folder: Path) -> None:
+        path = sidecar.path_of(folder)
+        if path.exists():
+            one = Pending(session, path, last=False)
+            self.note(one, self.remote.put(self.key(path), path, derived=True))
+
+    def _remove(self, folder: Path) -> None:
+        """Remove a local copy; under its name there is all of it, or nothing."""
+        going = folder.with_name(folder.name + GOING)
+        folder.rename(going)
+        store.sync_directory(folder.parent)
+        shutil.rmtree(going)
 
     def _is_there(self, folder: Path) -> bool:
         """Ask the store itself whether it has all of a recording."""
@@ -143,28 +167,13 @@ class Stored:
             path for path in evidence(self.folder(row.path)) if noted.get(path.name) != path.stat().st_size
         ]
 
-    def fetch(self, row: SessionRow) -> Path:
-        """Bring a recording back from the store, whole; gives its directory. Raises StoreError, OSError.
-
-        A file that came is kept when another does not: the next try goes on there.
-        """
+    def find(self, row: SessionRow) -> tuple[Path, dict[str, int]]:
+        """Give a recording's directory, and, when the store alone has it, its files there."""
         folder = self.folder(row.path)
-        aside = folder.with_name(folder.name + PARTIAL)
-        store.make_directory(aside, self._root)
-        for name, size in self.files(row.id).items():
-            path = aside / name
-            if path.exists() and path.stat().st_size == size:
-                continue
-            with path.open("wb") as file:
-                path.chmod(store.FILE_MODE)
-                for piece in self.remote.read(f"{self.key(folder)}/{name}"):
-                    file.write(piece)
-            if path.stat().st_size != size:
-                raise StoreError(f"{name} of session {row.id} came back from the store with another size")
-        try:
-            store.read_manifest(aside)
-        except FormatError as error:
-            raise StoreError(f"the manifest of session {row.id} is damaged in the store") from error
-        aside.rename(folder)
-        store.sync_directory(folder.parent)
-        return folder
+        here = folder.exists() or row.stored_at is None
+        return folder, {} if here else self.files(row.id)
+
+    def read(self, row: SessionRow, name: str, start: int, length: int) -> bytes:
+        """Read a range of a file from the store. Raises StoreError."""
+        key = f"{self.key(self.folder(row.path))}/{name}"
+        return b"".join(self.remote.read(key, start, length))

@@ -26,6 +26,7 @@ from proxyd.recorder.layout import NO_CHAIN
 from proxyd.recorder.ledger import PURGED, STORED, Entry, LedgerReader
 from proxyd.recorder.manifest import Manifest, SegmentEntry
 from proxyd.recorder.segment import Scan, scan
+from proxyd.recorder.source import Folder, Source
 
 SEALED_KINDS = ("sealed", "recovered")  # the ledger's words for a recording that has its last byte
 SETTLE_SECONDS = (
@@ -81,7 +82,9 @@ class Report:
         if self.state == "ledger":
             return f"{name} is whole: {self.records} entries"
         if self.state == "stored":
-            return f"{name} is not here: the store has it, whole when it took it; see proxyctl fsck"
+            return (
+                f"{name} is not here: the store has it, whole when it took it; proxyctl verify {self.session}"
+            )
         unsigned = f", the last {self.unsigned} not signed yet" if self.unsigned else ""
         return (
             f"{name} is whole: {self.state}, {self.segments} segments, {self.records} records{unsigned},"
@@ -90,18 +93,21 @@ class Report:
 
 
 def verify(
-    path: Path,
+    path: Path | Source,
     public_keys: Collection[Ed25519PublicKey],
     *,
     ledger: LedgerReader | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Verify the recording in directory `path`; with a ledger, also against what that says of it.
+    """Verify the recording in directory `path`, or elsewhere; with a ledger, also against what that says of it.
 
     `progress` is called with bytes done and bytes in all. Never raises for what is on disk: the report says it.
+    Raises what fetching from elsewhere raises.
     """
+    source = Folder(path) if isinstance(path, Path) else path
+    path = source.path
     sealing = None if ledger is None else _sealings(ledger, path.name).get(path.name)
-    look = functools.partial(_look, path, public_keys, ledger, sealing, progress=progress)
+    look = functools.partial(_look, source, public_keys, ledger, sealing, progress=progress)
     above = path.absolute().parents
     return _settled(look, above[store.FOLDERS - 1] if len(above) >= store.FOLDERS else path, path.name)
 
@@ -128,7 +134,7 @@ def verify_all(
         if progress:
             progress(done, total)
         sealing = known.pop(path.name, None)
-        look = functools.partial(_look, path, keys, ledger, sealing, root=root)
+        look = functools.partial(_look, Folder(path), keys, ledger, sealing, root=root)
         reports.append(_settled(look, root, path.name))
     stored = {entry.fields.get("session") for entry in ledger.entries(STORED, past_damage=True)}
     for session in sorted(known.keys() - purged):
@@ -157,7 +163,7 @@ def _settled(look: Callable[[], Report], root: Path, session: str) -> Report:
 
 
 def _look(
-    path: Path,
+    source: Source,
     public_keys: Collection[Ed25519PublicKey],
     ledger: LedgerReader | None,
     sealing: Entry | None,
@@ -165,7 +171,7 @@ def _look(
     progress: Progress | None = None,
     root: Path | None = None,
 ) -> Report:
-    return _Inspection(path, public_keys, progress, root).report(ledger, sealing)
+    return _Inspection(source, public_keys, progress, root).report(ledger, sealing)
 
 
 def _look_for(root: Path, session: str) -> Report:
@@ -196,12 +202,13 @@ class _Inspection:
 
     def __init__(
         self,
-        path: Path,
+        source: Source,
         public_keys: Collection[Ed25519PublicKey],
         progress: Progress | None,
         root: Path | None,
     ) -> None:
-        self._path = path
+        self._source = source
+        self._path = source.path
         self._root = root
         self._keys: Mapping[bytes, Ed25519PublicKey] = {key_id(key): key for key in public_keys}
         self._progress = progress
@@ -221,12 +228,16 @@ class _Inspection:
     def _bad(self, code: str, text: str, file: str = "", offset: int | None = None) -> None:
         self._problems.append(Problem(code, text, file, offset))
 
+    def _read(self, name: str) -> bytes:
+        with self._source.file(name).open("rb") as file:
+            return file.read()
+
     # ------------------------------------------------------------------ the manifest
 
     def _manifest(self) -> Manifest | None:
         """Give the manifest when it can be trusted: one that is not signed says nothing of the segments."""
         try:
-            data = (self._path / manifests.NAME).read_bytes()
+            data = self._read(manifests.NAME)
             manifest = manifests.decode(data)
         except OSError as error:
             self._bad("manifest-missing", f"it can't be read: {error.strerror}", manifests.NAME)
@@ -253,11 +264,12 @@ class _Inspection:
 
     def _all_segments(self, manifest: Manifest | None) -> bytes:
         """Check every segment and how they hang together; give the chain after the last."""
-        files = {int(file.stem): file for file in store.segments(self._path)}
+        sizes = {name: size for name, size in self._source.sizes().items() if store.is_segment(name)}
+        files = {int(name.removesuffix(store.SUFFIX)): name for name in sizes}
         closed = {entry.number: entry for entry in manifest.segments} if manifest else {}
         is_open = manifest is not None and manifest.state == "open"
         numbers = sorted({*files, *closed})
-        total = sum(file.stat().st_size for file in files.values())
+        total = sum(sizes.values())
         chain, seq, expected = NO_CHAIN, 1, 0
         for number in numbers:
             name = store.segment_path(self._path, number).name
@@ -281,28 +293,28 @@ class _Inspection:
             self._bad("segment-missing", "there is no segment at all")
         return b""
 
-    def _segment(self, file: Path, entry: SegmentEntry | None) -> Scan | None:
+    def _segment(self, name: str, entry: SegmentEntry | None) -> Scan | None:
         """Check one segment by itself and against the manifest's entry."""
         self._segments += 1
         limit = (
             entry.size if entry is not None and not entry.sealed else None
         )  # what came after it did not count
         try:
-            found = scan(file.read_bytes()[:limit])
+            found = scan(self._read(name)[:limit])
         except OSError as error:
-            self._bad("segment-unreadable", f"it can't be read: {error.strerror}", file.name)
+            self._bad("segment-unreadable", f"it can't be read: {error.strerror}", name)
             return None
         except FormatError as error:
-            self._bad("segment-altered", str(error), file.name, 0)
+            self._bad("segment-altered", str(error), name, 0)
             return None
         self._frames += len(found.frames)
         self._records += found.records
         self._bytes += found.good_end
         if found.problem:
-            self._bad("segment-altered", found.problem, file.name, found.good_end)
-        self._signatures(found, file.name)
+            self._bad("segment-altered", found.problem, name, found.good_end)
+        self._signatures(found, name)
         if entry is not None:
-            self._as_listed(found, entry, file.name)
+            self._as_listed(found, entry, name)
         return found
 
     def _signatures(self, found: Scan, name: str) -> None:

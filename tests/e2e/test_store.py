@@ -51,7 +51,7 @@ def all_stored(lab: Lab) -> bool:
     return all(row["stored_at"] is not None for row in lab.proxyd.sessions(limit=1000))
 
 
-def test_what_is_stored_is_what_was_recorded_and_comes_back(
+def test_what_is_stored_is_what_was_recorded_and_can_be_read_there(
     own_lab: Callable[..., Lab], short: Path, server: S3
 ) -> None:
     lab = equipped(own_lab, short, server)
@@ -63,12 +63,14 @@ def test_what_is_stored_is_what_was_recorded_and_comes_back(
     for path in folder.iterdir():
         assert b"".join(remote(server).read(there[path.name].key)) == path.read_bytes()
     assert lab.proxyd.ctl("fsck").out == ""
-    before = lab.proxyd.ctl("log", row["id"]).out
+    before = lab.proxyd.ctl("log", row["id"]).data
+    shown = lab.proxyd.ctl("replay", row["id"]).out
     shutil.rmtree(folder)  # as `keep_local_days` does
     assert lab.proxyd.ctl("verify", "--all").code == 0
-    assert lab.proxyd.ctl("log", row["id"]).out.count("\n") == before.count("\n")
-    assert sorted(path.name for path in folder.iterdir()) == sorted(there)
+    assert lab.proxyd.ctl("log", row["id"]).data["entries"] == before["entries"]
+    assert lab.proxyd.ctl("replay", row["id"]).out == shown
     assert lab.proxyd.ctl("verify", row["id"]).code == 0
+    assert not folder.exists(), "nothing of it is brought back"
     assert KEYS["secret_access_key"] not in lab.proxyd.logs()
 
 
@@ -84,7 +86,13 @@ def test_local_copies_go_only_when_the_store_has_all(
     eventually("the local copy has gone", lambda: not list(recordings.glob(f"*/*/*/{row['id']}")))
     assert lab.proxyd.ctl("fsck").code == 0
     assert lab.proxyd.ctl("verify", "--all").code == 0
+    assert lab.proxyd.ctl("verify", row["id"][:8]).code == 0
     assert lab.proxyd.ctl("log", row["id"]).code == 0
+    assert lab.proxyd.call("show", session=row["id"])["views"][0]["kind"] == "log"
+    assert lab.proxyd.ctl("purge", row["id"], "--reason", "spilled", "--yes").code == 0
+    assert list(remote(server).objects()) == []
+    assert "was purged on" in lab.proxyd.ctl("log", row["id"], check=False).err
+    assert lab.proxyd.ctl("verify", "--all").code == 0
 
 
 @pytest.mark.mission("M7")

@@ -18,7 +18,8 @@ from proxyd.recorder import store
 from proxyd.recorder.keys import Signer, read_identities, unwrap
 from proxyd.recorder.record import Record
 from proxyd.recorder.recover import Recovered, recover
-from proxyd.recorder.segment import SegmentReader, scan
+from proxyd.recorder.segment import scan
+from tests.peers.segments import SegmentReader
 
 CHILD = Path(__file__).with_name("recorder_child.py")
 

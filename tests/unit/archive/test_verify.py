@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import shutil
@@ -17,7 +18,7 @@ from proxyd.recorder import verify as module
 from proxyd.recorder.keys import Signer
 from proxyd.recorder.ledger import Ledger
 from proxyd.recorder.record import Kind
-from proxyd.recorder.replay import Recording, read_header_of
+from proxyd.recorder.replay import Recording
 from proxyd.recorder.segment import SegmentWriter, scan
 from proxyd.recorder.verify import Report, verify, verify_all
 
@@ -308,8 +309,10 @@ def test_what_the_recorder_is_at_work_on_is_looked_at_again(press, monkeypatch: 
     data = file.read_bytes()
     frames = scan(data).frames
     states = [b"", data[: frames[3].end + 9], data[: frames[7].end]]
-    read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda self: states.pop(0) if self == file else read(self))
+    opened = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda self, *how: io.BytesIO(states.pop(0)) if self == file else opened(self, *how)
+    )
     store.mark_open(press.root, "s")
     assert verify(path, [press.signer.public]).ok
     assert states == []
@@ -370,7 +373,7 @@ def test_a_hostile_manifest_is_reported_and_does_not_keep_the_rest_from_being_re
 @pytest.mark.parametrize("number", [1, 2**32 - 1])
 def test_a_hostile_segment_number_is_reported(press, number: int) -> None:
     path = press.segments(OUTPUTS[:3], session="s")
-    header = replace(read_header_of(path / "000000.pxr"), number=number)
+    header = replace(scan((path / "000000.pxr").read_bytes()).header, number=number)
     writer = SegmentWriter(header, bytes(32), press.signer)
     (path / "000000.pxr").write_bytes(writer.preamble + writer.checkpoint())
     (path / "000000.pxr").rename(path / "999999.pxr")

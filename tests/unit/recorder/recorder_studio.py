@@ -12,7 +12,7 @@ from proxyd.recorder import store
 from proxyd.recorder.keys import Signer, read_identities, unwrap
 from proxyd.recorder.record import Record
 from proxyd.recorder.recorder import Gauges, Recorder, Tape
-from proxyd.recorder.segment import SegmentReader
+from tests.peers.segments import SegmentReader
 
 META = {
     "user": "ann",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 from collections.abc import Iterator
@@ -24,17 +25,17 @@ from proxyd.recorder.layout import (
     SegmentHeader,
     link,
 )
+from proxyd.recorder.pieces import marks_of
 from proxyd.recorder.record import Kind, Record
 from proxyd.recorder.segment import (
-    SegmentReader,
     SegmentWriter,
     mend_trailer,
     new_packer,
     read_header,
-    read_index,
     scan,
     seal_recovered,
 )
+from tests.peers.segments import SegmentReader
 
 DEK = bytes(range(32))
 PACKER = new_packer()
@@ -132,7 +133,7 @@ def test_reading_starts_near_a_time_and_after_a_seq(signer: Signer) -> None:
     assert list(reader.records(start_us=records[-1].at_us + 1)) == []
     fresh = [frame for frame in reader.scan.frames if frame.fresh]
     assert len(fresh) == 2
-    assert read_index(data) == reader.scan.marks()
+    assert marks_of(io.BytesIO(data), len(data)) == reader.scan.marks()
     assert [mark.offset for mark in reader.scan.marks()] == [frame.offset for frame in fresh]
 
 
@@ -282,7 +283,7 @@ def test_garbage_is_no_segment(data: bytes) -> None:
         scan(data)
     with pytest.raises(FormatError):
         scan(b"PXR1\x01\x00" + data)
-    assert read_index(data) is None or isinstance(read_index(data), list)
+    assert isinstance(marks_of(io.BytesIO(data), len(data)), list)
 
 
 @pytest.mark.parametrize("number", [-1, 1 << 32, (1 << 64) - 1])
