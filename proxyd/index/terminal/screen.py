@@ -29,6 +29,7 @@ MAX_ROWS: Final = 500
 UNFINISHED: Final = 1 << 16  # bytes of a sequence that has not ended: titles and colours are far shorter
 CACHED: Final = 1 << 15  # different cells whose meaning is kept: a screen of all colours has some thousand
 _CELL: Final = 8  # bytes: GhosttyCell is a u64
+_BLANK: Final = 0  # a cell nothing was written to
 
 _grid_ref: Final = union_fn(
     "ghostty_terminal_grid_ref", "GhosttyResult(*)(GhosttyTerminal, GhosttyPointS, GhosttyGridRef*)"
@@ -232,6 +233,7 @@ class _View:
         self._style = init_sized("GhosttyStyle")
         self._letters: list[list[int]] = []  # by row: its cells, as they were when it was last dirty
         self._dirty: set[int] = set()
+        self._turned = False  # whether `_cells` is of the row the iterator is at
 
     def update(self, terminal: Any) -> None:
         """Look again."""
@@ -280,58 +282,59 @@ class _View:
 
     def _runs(self, letters: list[int]) -> Iterator[Run]:
         """Yield the runs of the row the iterator is at."""
-        styles: dict[int, Style] = {0: PLAIN}
-        begun = False
-        column, text, style = 0, "", PLAIN
-        for at, cell in enumerate(letters):
-            means = _meaning(cell)
-            if means.cells == 0:
+        used = len(letters)
+        while used and letters[used - 1] == _BLANK:
+            used -= 1
+        meanings = [_meaning(cell) for cell in letters[:used]]
+        drawn = self._styles(meanings)
+        column = 0
+        while column < used:
+            means, style = meanings[column], drawn[column]
+            if means.alone:
+                end = column + 1
+                while end < used and meanings[end].alone and (drawn[end] is style or drawn[end] == style):
+                    end += 1
+                text = "".join([one.text for one in meanings[column:end]])
+                if end == used and style == PLAIN:
+                    text = text.rstrip()
+                if text:
+                    yield Run(column, len(text), text, style)
+                column = end
                 continue
-            drawn = means.background
-            if drawn is None:
-                if means.style not in styles:
-                    styles[means.style] = self._style_at(at, begun=begun)
-                    begun = True
-                drawn = styles[means.style]
-            apart = means.cells != 1 or means.text == _PARTS
-            if text and (apart or drawn != style or at != column + len(text)):
-                yield Run(column, len(text), text, style)
-                text = ""
-            if apart:
+            if means.cells:
                 yield Run(
-                    at,
-                    means.cells,
-                    self._parts(at, begun=begun) if means.text == _PARTS else means.text,
-                    drawn,
+                    column, means.cells, self._parts(column) if means.text == _PARTS else means.text, style
                 )
-                begun = begun or means.text == _PARTS
-                continue
-            if not text:
-                column, style = at, drawn
-            text += means.text
-        if style == PLAIN:
-            text = text.rstrip()
-        if text:
-            yield Run(column, len(text), text, style)
+            column += 1
 
-    def _at(self, column: int, *, begun: bool) -> None:
+    def _styles(self, meanings: list[_Meaning]) -> list[Style]:
+        """Give the style of each cell."""
+        styles = {0: PLAIN}
+        self._turned = False
+        for at, means in enumerate(meanings):
+            if means.style not in styles:
+                styles[means.style] = self._style_at(at)
+        return [means.background or styles[means.style] for means in meanings]
+
+    def _at(self, column: int) -> None:
         """Turn to a cell of the row the iterator is at."""
-        if not begun:
+        if not self._turned:
+            self._turned = True
             wanted = lib.GHOSTTY_RENDER_STATE_ROW_DATA_CELLS
             _check(lib.ghostty_render_state_row_get(self._rows[0], wanted, self._cells))
         _check(lib.ghostty_render_state_row_cells_select(self._cells[0], column))
 
-    def _style_at(self, column: int, *, begun: bool) -> Style:
-        self._at(column, begun=begun)
+    def _style_at(self, column: int) -> Style:
+        self._at(column)
         wanted = lib.GHOSTTY_RENDER_STATE_ROW_CELLS_DATA_STYLE
         _check(lib.ghostty_render_state_row_cells_get(self._cells[0], wanted, self._style))
         found = self._style[0]
         attributes = sum(bit for name, bit in _ATTRIBUTES if getattr(found, name))
         return Style(_shade(found.fg_color), _shade(found.bg_color), int(attributes))
 
-    def _parts(self, column: int, *, begun: bool) -> str:
+    def _parts(self, column: int) -> str:
         """Give a character of several parts: a letter with marks, a family."""
-        self._at(column, begun=begun)
+        self._at(column)
         count = ffi.new("uint32_t*")
         wanted = lib.GHOSTTY_RENDER_STATE_ROW_CELLS_DATA_GRAPHEMES_LEN
         _check(lib.ghostty_render_state_row_cells_get(self._cells[0], wanted, count))
@@ -348,6 +351,7 @@ class _Meaning(NamedTuple):
     cells: int
     style: int
     background: Style | None
+    alone: bool  # a character with a cell of its own
 
 
 _PARTS: Final = "\0"  # no character of a screen: the text must be asked for
@@ -360,14 +364,16 @@ def _meaning(cell: int) -> _Meaning:
     cells = {lib.GHOSTTY_CELL_WIDE_WIDE: 2, lib.GHOSTTY_CELL_WIDE_SPACER_TAIL: 0}.get(wide, 1)
     if tag == lib.GHOSTTY_CELL_CONTENT_BG_COLOR_PALETTE:
         number = _of_cell(cell, "COLOR_PALETTE", "GhosttyColorPaletteIndex")
-        return _Meaning(" ", 1, 0, Style(background=int(number)))
+        return _Meaning(" ", 1, 0, Style(background=int(number)), alone=True)
     if tag == lib.GHOSTTY_CELL_CONTENT_BG_COLOR_RGB:
-        return _Meaning(" ", 1, 0, Style(background=_direct(_of_cell(cell, "COLOR_RGB", "GhosttyColorRgb"))))
+        colour = _direct(_of_cell(cell, "COLOR_RGB", "GhosttyColorRgb"))
+        return _Meaning(" ", 1, 0, Style(background=colour), alone=True)
     if tag == lib.GHOSTTY_CELL_CONTENT_CODEPOINT_GRAPHEME:
         text = _PARTS
     else:
         text = chr(_of_cell(cell, "CODEPOINT", "uint32_t") or 0x20)
-    return _Meaning(text if cells else "", cells, int(_of_cell(cell, "STYLE_ID", "uint16_t")), None)
+    style = int(_of_cell(cell, "STYLE_ID", "uint16_t"))
+    return _Meaning(text if cells else "", cells, style, None, alone=cells == 1 and text != _PARTS)
 
 
 def _of_cell(cell: int, name: str, kind: str) -> Any:
