@@ -28,6 +28,8 @@ SIZE = (1024, 768)
 START_S = 30.0
 OWNER_S = 3.0  # for whoever owns a selection to give it
 ACT_S = 30.0  # the longest one xdotool or xwd may take on a busy machine
+DUMPS = 5  # tries of xwd, each a few milliseconds in which no window may go
+GONE = "BadWindow"  # X11/X.h
 KEY_MS = 12  # between two keys: faster than a person, slow enough for clients that poll
 XWD_HEADER = struct.Struct(">25I")  # XWDFileHeader, X11/XWDFile.h
 XWD_COLOUR_BYTES = 12
@@ -167,7 +169,7 @@ class Screen:
 
     def picture(self) -> Picture:
         """Give what the display shows now, without the pointer."""
-        dump = self._run("xwd", "-root", "-silent")
+        dump = self._dump()
         if XWD_HEADER.unpack_from(dump)[11] == BGRX_BYTES * 8:
             return _picture(dump)
         width, height = map(int, self._run("xdotool", "getdisplaygeometry").split())  # FreeRDP 3's window: a
@@ -175,6 +177,16 @@ class Screen:
             sys.executable, "-c", IMAGE, str(width), str(height)
         )  # visual xwd reads in a way of its own
         return Picture(width, height, _rgb(pixels))
+
+    def _dump(self) -> bytes:
+        """Give xwd's dump of the display: it asks every window for its visual, and one that goes meanwhile ends it."""
+        for left in reversed(range(DUMPS)):
+            try:
+                return self._run("xwd", "-root", "-silent")
+            except AssertionError as error:
+                if not left or GONE not in str(error):
+                    raise
+        raise AssertionError("no try was made")
 
     def colour(self, name: str) -> None:
         """Paint the root window, which also gives a display without a window manager something to show."""
