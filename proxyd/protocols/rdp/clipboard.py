@@ -43,6 +43,7 @@ STANDARD_NAMES: Final = {
 }  # fmt: skip
 SHORT_CHARACTERS: Final = 15  # of a name in a short list, with the NUL behind them
 _SHORT_NAME: Final = 32  # 2.2.3.1.1.1: bytes of a short format name
+_SHORT_ENTRY: Final = 4 + _SHORT_NAME
 MAX_FORMATS: Final = 1024
 MAX_NAME: Final = 1024  # bytes; Windows allows 256 characters
 MAX_FILES: Final = 4096  # descriptors read of a list of files
@@ -204,9 +205,11 @@ def build_capabilities(flags: int) -> bytes:
 def parse_format_list(clip: Clip, *, long_names: bool) -> list[Format]:
     """Read a Format List PDU, 2.2.3.1, at most MAX_FORMATS of it; raises WireError.
 
-    `long_names`: both sides said USE_LONG_FORMAT_NAMES.
+    `long_names`: both sides said USE_LONG_FORMAT_NAMES. xrdp writes them to clients that say nothing at all (rdesktop) too:
+    a list that is not one of short names is read as one of long ones.
     """
     reader = Reader(clip.body, what="a list of clipboard formats")
+    long_names = long_names or bool(reader.left % _SHORT_ENTRY)
     ascii_names = bool(clip.flags & ClipFlag.ASCII_NAMES)
     found: list[Format] = []
     while reader.left and len(found) < MAX_FORMATS:

@@ -51,6 +51,12 @@ def test_short_names():
     ]
 
 
+def test_long_names_nobody_agreed_on():
+    """What xrdp 0.9.21 sends to a client that says nothing of names, as rdesktop."""
+    unasked = b"".join(number.to_bytes(4, "little") + b"\0\0" for number in (13, 16, 1))
+    assert clipboard.parse_format_list(clip(2, unasked), long_names=False) == [(13, ""), (16, ""), (1, "")]
+
+
 def test_text_is_what_was_pasted():
     assert clipboard.unicode_text("für 5 €\r\n\0rest".encode("utf-16-le")) == "für 5 €\r\n"
     assert clipboard.unicode_text(b"a\0\0\xd8b\0\0") == "a\ufffdb"
