@@ -163,6 +163,17 @@ def codecs_of(records: Sequence[Record]) -> set[int]:
     return found
 
 
+def surface_bits(records: Sequence[Record]) -> int:
+    """How many bitmaps came by surface commands, all of them with a codec."""
+    outputs, found = frames.Outputs(), 0
+    for record in records:
+        for event in outputs.feed(record.body) if record.kind is Kind.PDU else ():
+            if isinstance(event, frames.Surfaces):
+                assert all(one.codec for one in event.bits)
+                found += len(event.bits)
+    return found
+
+
 def compressed(records: Sequence[Record]) -> int:
     """How many updates came by MPPC."""
     found = 0
@@ -216,6 +227,43 @@ def test_by_the_pipeline_of_freerdp_3(
     assert shown.differing(decoded(records, library_3(), monkeypatch)) == 0
     if decoders.freerdp() is not None and codec is not Codec.AVC444_V2:
         assert shown.farthest(decoded(records, LIBRARY_2, monkeypatch)) <= 1
+
+
+@need_3
+def test_by_remotefx_in_the_pipeline(
+    rig: Front, targets: dict[str, Xrdp | Shadow], short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client says that it knows RemoteFX outside of the pipeline: FreeRDP's server asks that before it uses it inside."""
+    options = ("/gfx:RFX", "/rfx")
+    client = rig.client(short / "c", "alice%three-noavc", ALICE, program=XFREERDP3, options=options)
+    with ExitStack() as stack, client:
+        begun(client)
+        session = rig.proxyd.the_live_session()["id"]
+        stack.enter_context(coloured(targets["three-noavc"].screen, short))
+        shown = worked(client, targets["three-noavc"].screen)
+    records = recorded(rig, session)
+    assert codecs_of(records) == {Codec.CAVIDEO}
+    assert not surface_bits(records)
+    assert shown.differing(decoded(records, library_3(), monkeypatch)) == 0
+
+
+@need_library_2
+@pytest.mark.parametrize("name", ["two", pytest.param("desk-gfx", marks=pytest.mark.slow)])
+def test_by_surface_commands_of_remotefx(
+    rig: Front, targets: dict[str, Xrdp | Shadow], short: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with (
+        ExitStack() as stack,
+        rig.client(short / "c", f"alice%{name}", ALICE, options=("/rfx",)) as client,
+    ):
+        begun(client)
+        session = rig.proxyd.the_live_session()["id"]
+        stack.enter_context(coloured(targets[name].screen, short))
+        shown = worked(client, targets[name].screen)
+    records = recorded(rig, session)
+    assert not codecs_of(records)
+    assert surface_bits(records)
+    assert shown.differing(decoded(records, LIBRARY_2, monkeypatch)) == 0
 
 
 @need_library_2

@@ -180,9 +180,7 @@ def shared(data: bytes) -> None:
                     with contextlib.suppress(WireError):
                         capabilities.desktop(active)
                     share.split(
-                        share.build_control(
-                            capabilities.build_confirm_active(capabilities.bitmap_confirm(active))
-                        )
+                        share.build_control(capabilities.build_confirm_active(capabilities.limited(active)))
                     )
 
 

@@ -1,4 +1,4 @@
-"""From the frames on the tape to what they say: the desktop, bitmaps, pointers, pipeline messages; what the user did.
+"""From the frames on the tape to what they say: the desktop, bitmaps, pointers, pipeline messages; the user's input.
 
 Rule 1: compressed output is inflated in the order of the wire, whether anybody looks at it or not.
 Rule 2: a PDU that cannot be read is counted and left out; the PDUs behind it are read.
@@ -33,6 +33,12 @@ class Bitmaps(NamedTuple):
     bitmaps: list[updates.Bitmap]
 
 
+class Surfaces(NamedTuple):
+    """One update by surface commands."""
+
+    bits: list[updates.SurfaceBits]
+
+
 class Opened(NamedTuple):
     """The target opens a channel for the graphics pipeline: whatever was on one before is gone."""
 
@@ -43,7 +49,7 @@ class Graphics(NamedTuple):
     message: bytes
 
 
-Output = Desktop | Bitmaps | PointerUpdate | Opened | Graphics
+Output = Desktop | Bitmaps | Surfaces | PointerUpdate | Opened | Graphics
 
 MAX_GRAPHICS: Final = 1 << 26  # bytes of one message: a desktop of 4K, uncompressed, twice
 
@@ -118,14 +124,17 @@ class Outputs:
         self._chunks = Reassembly()
         self._messages = DynamicReassembly(MAX_GRAPHICS)
         self._graphics: int | None = None
+        self._surfaces = False  # there were surface commands, whose codec nobody can take along
         self._inflater = Inflater()
         self._fragments = fastpath.Fragments()
         self._active = False
 
     def saved(self) -> dict[str, Any] | None:
-        """Give what `resumed` needs; None inside an update, and while its history is lost."""
+        """Give what `resumed` needs; None inside an update, while its history is lost, and where a codec has one."""
         bulk = self._inflater.saved()
-        if bulk is None or self._fragments.held or self._chunks.held or self._graphics is not None:
+        if bulk is None or self._fragments.held or self._chunks.held:
+            return None
+        if self._surfaces or self._graphics is not None:
             return None
         return {"io": self.io, "dynamic": self.dynamic, "active": self._active, "bulk": bulk}
 
@@ -221,6 +230,7 @@ class Outputs:
                 data = self._inflater.inflate(update.data, update.compression)
                 whole = self._fragments.feed(update.code, update.fragment, data)
                 if whole is not None:
+                    self._surfaces |= update.code == UpdateCode.SURFACE_COMMANDS
                     found += _fast_update(update.code, whole)
             except WireError:
                 self.faults += 1
@@ -233,6 +243,8 @@ def _fast_update(code: int, data: bytes) -> list[Output]:
     match code:
         case UpdateCode.BITMAP:
             return [Bitmaps(updates.parse_bitmaps(data))]
+        case UpdateCode.SURFACE_COMMANDS:
+            return [Surfaces(updates.parse_surface_commands(data))]
         case UpdateCode.POINTER_NULL:
             return [SystemPointer(updates.SYSTEM_NULL)]
         case UpdateCode.POINTER_DEFAULT:

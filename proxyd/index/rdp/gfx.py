@@ -180,11 +180,10 @@ class Pipeline:
             if one.at is None:
                 continue
             for each in dirty if len(dirty) <= _MOST_DIRTY else [_around(dirty)]:
-                right, bottom = min(each.right, one.surface.width), min(each.bottom, one.surface.height)
-                if each.left < right and each.top < bottom:
-                    part = Rectangle(each.left, each.top, right, bottom)
-                    size = right - each.left, bottom - each.top
-                    yield Painted(one.at[0] + each.left, one.at[1] + each.top, *size, _cut(one.surface, part))
+                if part := one.surface.shown(each):
+                    size = part.right - part.left, part.bottom - part.top
+                    at = one.at[0] + part.left, one.at[1] + part.top
+                    yield Painted(*at, *size, one.surface.cut(part))
 
     # ------------------------------------------------------------------ painting
 
@@ -276,17 +275,7 @@ def _rectangle(reader: Reader) -> Rectangle:
 def _taken(surface: Surface, where: Rectangle) -> _Entry:
     if not surface.inside(where):
         raise WireError("a rectangle is not inside of its surface")
-    return _Entry(where.right - where.left, where.bottom - where.top, _cut(surface, where))
-
-
-def _cut(surface: Surface, where: Rectangle) -> bytes:
-    """Give the pixels of a part of a surface."""
-    size = (where.right - where.left) * PIXEL
-    first = where.top * surface.stride + where.left * PIXEL
-    last = where.bottom * surface.stride
-    if size == surface.stride:
-        return bytes(surface.data[first:last])
-    return b"".join(surface.data[at : at + size] for at in range(first, last, surface.stride))
+    return _Entry(where.right - where.left, where.bottom - where.top, surface.cut(where))
 
 
 def _around(rectangles: Iterable[Rectangle]) -> Rectangle:

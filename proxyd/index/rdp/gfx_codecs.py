@@ -1,4 +1,4 @@
-"""The codecs of the graphics pipeline, decoded by the system's libfreerdp, 2 or 3, through ctypes.
+"""The codecs of the graphics pipeline and of surface commands, decoded by libfreerdp, 2 or 3, through ctypes.
 
 Rule 1: every buffer handed over is ours, its size is handed with it, and what is to be painted lies inside of it: that
         is checked here, before the library is asked.
@@ -81,6 +81,21 @@ class Surface:
         """Whether it has all of a rectangle, and that is not empty."""
         left, top, right, bottom = rectangle
         return left < right <= self.wide and top < bottom <= self.deep
+
+    def cut(self, where: Rectangle) -> bytes:
+        """Give the pixels of a part of it."""
+        size = (where.right - where.left) * PIXEL
+        first = where.top * self.stride + where.left * PIXEL
+        last = where.bottom * self.stride
+        if size == self.stride:
+            return bytes(self.data[first:last])
+        return b"".join(self.data[at : at + size] for at in range(first, last, self.stride))
+
+    def shown(self, where: Rectangle) -> Rectangle | None:
+        """Give what of a rectangle it shows, None for nothing: its memory is larger."""
+        left, top, right, bottom = where
+        right, bottom = min(right, self.width), min(bottom, self.height)
+        return Rectangle(left, top, right, bottom) if left < right and top < bottom else None
 
 
 def aligned(side: int) -> int:

@@ -4,7 +4,7 @@ Rule 1: records go in once each, in order, from the first: compression and fragm
 Rule 2: nothing a target sends raises: what cannot be read is counted in `faults` and left unpainted.
 Rule 3: one update paints at most twice the desktop: a few bytes of runs are no way to keep the reader busy for minutes.
 Rule 4: a screen can be left and gone on with: its picture and what `saved` gives are all that the next records need. With
-        the graphics pipeline it can't: nobody can take its codecs along.
+        the graphics pipeline or surface commands it can't: nobody can take their codecs along.
 Rule 5: memory is the desktop, one update in fragments, a history of 64 KiB and the pointers a cache may have; with the
         graphics pipeline its surfaces and cache (`gfx`), and one message of it.
 Rule 6: the last that was painted shows, by whichever way it came: so clients do it.
@@ -22,11 +22,12 @@ from proxyd.index.area import Area
 from proxyd.index.rdp import bitmap, frames
 from proxyd.index.rdp.canvas import Canvas, Picture
 from proxyd.index.rdp.frames import Bitmaps, Graphics, Opened
-from proxyd.index.rdp.gfx import Pipeline
+from proxyd.index.rdp.gfx import Painted, Pipeline
 from proxyd.index.rdp.pointer import Pointer
+from proxyd.index.rdp.surfaces import Surfaces
 from proxyd.protocols.rdp.capabilities import Desktop
 from proxyd.protocols.rdp.events import Mouse
-from proxyd.protocols.rdp.updates import Bitmap, PointerUpdate
+from proxyd.protocols.rdp.updates import Bitmap, PointerUpdate, SurfaceBits
 from proxyd.protocols.rdp.wire import WireError
 from proxyd.recorder.record import Kind, Record
 
@@ -46,6 +47,7 @@ class Screen:
         self._inputs, self._outputs = frames.Inputs(), frames.Outputs()
         self._faults = 0
         self._pipeline: Pipeline | None = None
+        self._surfaces: Surfaces | None = None  # once there were surface commands on a desktop of this size
 
     @property
     def faults(self) -> int:
@@ -106,6 +108,8 @@ class Screen:
                     painted += self._resize(width, height)
                 case Bitmaps(tiles):
                     painted += self._paint(tiles)
+                case frames.Surfaces(bits):
+                    painted += self._spread(bits)
                 case Opened():
                     self._open()
                 case Graphics(message):
@@ -131,11 +135,36 @@ class Screen:
         for event in self._pipeline.feed(message):
             if isinstance(event, Desktop):
                 painted += self._resize(event.width, event.height)
-            elif self._canvas is not None:
-                left, top, width, height, pixels = event
-                area = self._canvas.paint(Area(left, top, width, height), pixels, width)
-                painted += [area] if area else []
+            else:
+                painted += self._put(event)
         return painted
+
+    def _spread(self, bits: Iterable[SurfaceBits]) -> list[Area]:
+        """Let surface commands draw (rules 3 and 6)."""
+        painted: list[Area] = []
+        try:
+            self._surfaces = self._surfaces or Surfaces(*self.size)
+        except FormatError as error:
+            self.missing = str(error)
+        except WireError:
+            self._faults += 1
+        left = self.size[0] * self.size[1] * _DESKTOPS_PER_UPDATE
+        for one in bits:
+            left -= max(0, one.right - one.left) * max(0, one.bottom - one.top)
+            if left < 0 or self._surfaces is None:
+                self._faults += 1
+                break
+            try:
+                for part in self._surfaces.paint(one):
+                    painted += self._put(part)
+            except WireError:
+                self._faults += 1
+        return painted
+
+    def _put(self, part: Painted) -> list[Area]:
+        left, top, width, height, pixels = part
+        area = self._canvas.paint(Area(left, top, width, height), pixels, width) if self._canvas else None
+        return [area] if area else []
 
     def _follow(self, body: bytes) -> None:
         """Follow the mouse: while the user moves it the target says nothing of it."""
@@ -153,7 +182,7 @@ class Screen:
         if self._canvas and (self._canvas.width, self._canvas.height) == (width, height):
             return []  # activated again as it was: clients leave the picture as it is
         try:
-            self._canvas = Canvas(width, height)
+            self._canvas, self._surfaces = Canvas(width, height), None
         except WireError:
             self._faults += 1
             return []

@@ -1,12 +1,12 @@
 """What client and server say they can do, and the edits after which only bitmaps are painted, and the graphics pipeline.
 
 Rule 1: whatever a peer sends is a value or a WireError. Sets are kept as they came, unknown ones too.
-Rule 2: after the edits a server has no way left to paint but bitmap updates and pointers, and the pipeline where the
-        target's policy has it (`graphics`); nothing is cached on the client's disk, and channels are not compressed: a
-        recording can be decoded from its first byte alone.
+Rule 2: after the edits a server has no way left to paint but bitmap updates and pointers, and where the target's policy
+        has them (`graphics`) the pipeline and surface commands by RemoteFX; nothing is cached on the client's disk, and
+        channels are not compressed: a recording can be decoded from its first byte alone.
 Rule 3: both sides are edited, so that neither relies on what the other no longer knows.
 
-MS-RDPBCGR 2.2.1.13.1 (Demand Active), 2.2.1.13.2 (Confirm Active), 2.2.7 (capability sets).
+MS-RDPBCGR 2.2.1.13.1 (Demand Active), 2.2.1.13.2 (Confirm Active), 2.2.7 (capability sets); MS-RDPRFX 2.2.1.1.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import replace
 from struct import Struct
 from typing import Final, NamedTuple
 
+from proxyd.decoders import Graphics
 from proxyd.protocols.rdp import gcc
 from proxyd.protocols.rdp.gcc import Blocks, Channel, ChannelOption, Early
 from proxyd.protocols.rdp.info import ClientInfo, InfoFlag, cap_compression
@@ -183,12 +184,14 @@ _NO_COPY: Final = frozenset(
         SetKind.RAIL,
         SetKind.WINDOW,
         SetKind.COMPDESK,
-        SetKind.SURFACE_COMMANDS,
-        SetKind.BITMAP_CODECS,
-        SetKind.FRAME_ACKNOWLEDGE,
     }
 )
 """Sets that name other ways to paint than bitmap updates."""
+_SURFACES: Final = frozenset({SetKind.SURFACE_COMMANDS, SetKind.BITMAP_CODECS, SetKind.FRAME_ACKNOWLEDGE})
+"""Sets of those who paint by surface commands, each with a codec that both know."""
+_REMOTEFX: Final = bytes.fromhex("122f777672bd6344afb3b73c9c6f7886")  # CODEC_GUID_REMOTEFX, 2.2.7.2.10.1.1
+_GUID: Final = 16
+_WITHOUT_REMOTEFX: Final = frozenset[Graphics]({"bitmap", "avc420"})
 
 _ORDER_FLAGS: Final = 30  # in the body of TS_ORDER_CAPABILITYSET, 2.2.7.1.3
 _ORDER_SUPPORT: Final = 32
@@ -227,14 +230,27 @@ def bitmap_info(info: ClientInfo) -> ClientInfo:
     return cap_compression(replace(info, flags=InfoFlag(info.flags & ~int(_RAIL))))
 
 
-def bitmap_demand(active: Active) -> Active:
-    """Give a Demand Active of a server that paints bitmaps only and takes no compressed channels."""
-    return active._replace(sets=tuple(_edited(found) for found in active.sets if found.kind not in _NO_COPY))
+def limited(active: Active, graphics: Graphics = "bitmap") -> Active:
+    """Give what a policy leaves of a server's Demand Active or a client's Confirm Active; raises WireError."""
+    kept = [_edited(found) for found in active.sets if found.kind not in _NO_COPY]
+    codecs = active.find(SetKind.BITMAP_CODECS)
+    left = _remotefx(codecs) if codecs is not None and graphics not in _WITHOUT_REMOTEFX else b""
+    if not left:
+        return active._replace(sets=tuple(one for one in kept if one.kind not in _SURFACES))
+    return active._replace(
+        sets=tuple(Set(one.kind, left) if one.kind == SetKind.BITMAP_CODECS else one for one in kept)
+    )
 
 
-def bitmap_confirm(active: Active) -> Active:
-    """Give a Confirm Active of a client that can be painted for by bitmaps only."""
-    return bitmap_demand(active)
+def _remotefx(codecs: bytes) -> bytes:
+    """Give a bitmap codecs set, 2.2.7.2.10, that has no codec but RemoteFX; empty without it. Raises WireError."""
+    reader = Reader(codecs, what="a set of bitmap codecs")
+    for _ in range(reader.u8()):
+        guid, number, size = reader.take(_GUID), reader.u8(), reader.u16()
+        properties = reader.take(size)
+        if guid == _REMOTEFX:
+            return b"\1" + guid + bytes((number,)) + u16(size) + properties
+    return b""
 
 
 def _edited(found: Set) -> Set:

@@ -249,7 +249,7 @@ class FromClient:
     def _control(self, control: Control, *, closed: bool) -> Control | None:
         if control.kind == ControlKind.CONFIRM_ACTIVE:
             active = capabilities.parse_confirm_active(control)
-            return capabilities.build_confirm_active(capabilities.bitmap_confirm(active))
+            return capabilities.build_confirm_active(capabilities.limited(active, self.desk.graphics))
         if control.kind != ControlKind.DATA:
             raise WireError("sent what only a server says")
         data = share.share_data(control)
@@ -401,7 +401,7 @@ class FromTarget:
         screen = capabilities.desktop(active)
         self.desk.share_id, self.desk.active = active.share_id, False
         self.desk.width, self.desk.height = screen.width, screen.height
-        return capabilities.build_demand_active(capabilities.bitmap_demand(active))
+        return capabilities.build_demand_active(capabilities.limited(active, self.desk.graphics))
 
     def _data(self, control: Control) -> Control | None:
         data = share.share_data(control)

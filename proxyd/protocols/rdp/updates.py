@@ -4,7 +4,8 @@ Rule 1: whatever a peer sends is a value or a WireError.
 Rule 2: pixels are given as they came; sizes are those of the message and have been compared with nothing but its end.
         Whoever decodes compares them with the screen.
 
-MS-RDPBCGR 2.2.9.1.1.3 (graphics updates), 2.2.9.1.1.4 (pointer updates), 2.2.9.1.2.1 (the same on the fast path).
+MS-RDPBCGR 2.2.9.1.1.3 (graphics updates), 2.2.9.1.1.4 (pointer updates), 2.2.9.1.2.1 (the same on the fast path),
+2.2.9.2 (surface commands, on the fast path alone).
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ MAX_PALETTE: Final = 256  # NUM_8BPP_PAL_ENTRIES
 MAX_POINTER: Final = 384  # LARGE_POINTER_FLAG_384x384, 2.2.7.2.7: width and height of the largest pointer
 _COLOR: Final = Struct("<HHHHHHH")  # TS_COLORPOINTERATTRIBUTE, 2.2.9.1.1.4.4
 _LARGE: Final = Struct("<HHHHHHII")  # TS_FP_LARGEPOINTERATTRIBUTE, 2.2.9.1.2.1.11
+_SURFACE: Final = Struct(
+    "<4HBBBBHHI"
+)  # TS_SURFCMD_SET_SURF_BITS, 2.2.9.2.1, and its TS_BITMAP_DATA_EX, 2.2.9.2.1.1
+_EX_HEADER: Final = 24  # TS_COMPRESSED_BITMAP_HEADER_EX, 2.2.9.2.1.1.1: times, which no picture needs
+_EX_HEADER_PRESENT: Final = 0x01
+_MARKER: Final = 6  # frameAction and frameId of TS_FRAME_MARKER, 2.2.9.2.3
 COLOR_POINTER_DEPTH: Final = 24  # 2.2.9.1.1.4.4: a color pointer says no depth
 
 
@@ -78,6 +85,28 @@ class Bitmap(NamedTuple):
     def compressed(self) -> bool:
         """Whether the pixels are RLE (up to 24 bits) or planar (32 bits)."""
         return bool(self.flags & _COMPRESSION)
+
+
+class SurfaceCommand(enum.IntEnum):
+    """cmdType, 2.2.9.2."""
+
+    SET_SURFACE_BITS = 0x0001
+    FRAME_MARKER = 0x0004
+    STREAM_SURFACE_BITS = 0x0006
+
+
+class SurfaceBits(NamedTuple):
+    """TS_SURFCMD_SET_SURF_BITS or TS_SURFCMD_STREAM_SURF_BITS, 2.2.9.2.1; right and bottom are outside."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    depth: int
+    codec: int  # as the client numbers it; 0: not compressed
+    width: int
+    height: int
+    data: bytes
 
 
 class SystemPointer(NamedTuple):
@@ -141,6 +170,35 @@ def build_bitmaps(bitmaps: Iterable[Bitmap]) -> bytes:
     """Write TS_UPDATE_BITMAP_DATA; compressed ones must say NO_COMPRESSION_HDR."""
     written = [_BITMAP.pack(*bitmap[:8], len(bitmap.data)) + bitmap.data for bitmap in bitmaps]
     return u16(UpdateType.BITMAP) + u16(len(written)) + b"".join(written)
+
+
+def parse_surface_commands(data: bytes) -> list[SurfaceBits]:
+    """Read a surface commands update, 2.2.9.1.2.1.10, without the marks of frames; raises WireError."""
+    reader = Reader(data, what="a surface command")
+    found = []
+    while reader.left:
+        match reader.u16():
+            case SurfaceCommand.SET_SURFACE_BITS | SurfaceCommand.STREAM_SURFACE_BITS:
+                found.append(_surface_bits(reader))
+            case SurfaceCommand.FRAME_MARKER:
+                reader.skip(_MARKER)
+            case _:
+                raise WireError(f"{reader.what} is of unknown kind")
+    return found
+
+
+def _surface_bits(reader: Reader) -> SurfaceBits:
+    *place, depth, flags, _, codec, width, height, size = _SURFACE.unpack(reader.take(_SURFACE.size))
+    reader.skip(_EX_HEADER if flags & _EX_HEADER_PRESENT else 0)
+    left, top, right, bottom = place
+    return SurfaceBits(left, top, right, bottom, depth, codec, width, height, reader.take(size))
+
+
+def build_surface_bits(bits: SurfaceBits) -> bytes:
+    """Write a stream surface bits command, 2.2.9.2.2."""
+    *place, depth, codec, width, height, data = bits
+    body = _SURFACE.pack(*place, depth, 0, 0, codec, width, height, len(data))
+    return u16(SurfaceCommand.STREAM_SURFACE_BITS) + body + data
 
 
 def parse_palette(data: bytes) -> list[tuple[int, int, int]]:

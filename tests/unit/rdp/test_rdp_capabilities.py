@@ -41,7 +41,7 @@ def test_sets_nobody_knows_stay():
     odd = active._replace(sets=(*active.sets, capabilities.Set(6, b"xrdp"), capabilities.Set(999, b"")))
     again = capabilities.parse_confirm_active(capabilities.build_confirm_active(odd))
     assert again == odd
-    assert capabilities.bitmap_confirm(again).sets[-2:] == odd.sets[-2:]
+    assert capabilities.limited(again).sets[-2:] == odd.sets[-2:]
 
 
 def test_session_number_may_be_missing():
@@ -50,7 +50,7 @@ def test_session_number_may_be_missing():
 
 def test_bitmaps_are_the_only_way_left():
     before = capabilities.parse_confirm_active(CONFIRMED)
-    after = capabilities.bitmap_confirm(before)
+    after = capabilities.limited(before)
     assert not {found.kind for found in after.sets} & OTHER_WAYS
     order = after.find(SetKind.ORDER)
     assert order[32:64] == bytes(32)
@@ -62,19 +62,51 @@ def test_bitmaps_are_the_only_way_left():
     assert share.split(share.build_control(capabilities.build_confirm_active(after)))
 
 
+REMOTEFX = bytes.fromhex("122f777672bd6344afb3b73c9c6f7886") + b"\3\2\0ab"
+NSCODEC = bytes.fromhex("b91b8dca0f004f15589fae2d1a87e2d6") + b"\1\3\0\1\1\3"
+SURFACES = (28, 29, 30)
+
+
+@pytest.mark.parametrize(
+    ("graphics", "codecs", "left"),
+    [
+        ("gfx", b"\2" + NSCODEC + REMOTEFX, b"\1" + REMOTEFX),
+        ("noavc", b"\1" + REMOTEFX, b"\1" + REMOTEFX),
+        ("gfx", b"\1" + NSCODEC, None),
+        ("gfx", b"\0", None),
+        ("bitmap", b"\1" + REMOTEFX, None),
+        ("avc420", b"\1" + REMOTEFX, None),
+    ],
+)
+def test_of_the_codecs_of_surface_commands_remotefx_stays_where_the_policy_has_it(graphics, codecs, left):
+    sets = tuple(capabilities.Set(kind, codecs if kind == 29 else b"\x52\0\0\0") for kind in SURFACES)
+    after = capabilities.limited(capabilities.Active(1, 1007, b"", sets), graphics)
+    assert after.find(SetKind.BITMAP_CODECS) == left
+    assert [found.kind for found in after.sets] == (list(SURFACES) if left else [])
+
+
+def test_surface_commands_without_codecs_go_and_codecs_cut_short_are_refused():
+    one = capabilities.Set(SetKind.SURFACE_COMMANDS, bytes(8))
+    assert capabilities.limited(capabilities.Active(1, 1007, b"", (one,)), "gfx").sets == ()
+    for end in range(len(REMOTEFX)):
+        short = capabilities.Set(SetKind.BITMAP_CODECS, b"\1" + REMOTEFX[:end])
+        with pytest.raises(WireError):
+            capabilities.limited(capabilities.Active(1, 1007, b"", (short,)), "gfx")
+
+
 def test_flags_of_other_orders_are_taken_away():
     order = bytearray(bytes(84))
     order[30:32] = b"\xe2\0"
     order[66:68] = b"\x06\0"
     active = capabilities.Active(1, 1007, b"", (capabilities.Set(SetKind.ORDER, bytes(order)),))
-    edited = capabilities.bitmap_confirm(active).find(SetKind.ORDER)
+    edited = capabilities.limited(active).find(SetKind.ORDER)
     assert (edited[30:32], edited[66:68]) == (b"\x6a\0", b"\0\0")
 
 
 def test_old_bitmap_cache_is_empty_and_lossy_colours_are_off():
     bitmap = bytes(19) + b"\x0e" + bytes(4)
     sets = (capabilities.Set(SetKind.BITMAPCACHE, b"\1" * 36), capabilities.Set(SetKind.BITMAP, bitmap))
-    edited = capabilities.bitmap_confirm(capabilities.Active(1, 1007, b"", sets))
+    edited = capabilities.limited(capabilities.Active(1, 1007, b"", sets))
     assert edited.find(SetKind.BITMAPCACHE) == bytes(36)
     assert edited.find(SetKind.BITMAP) == bytes(19) + b"\x08" + bytes(4)
 
@@ -82,11 +114,11 @@ def test_old_bitmap_cache_is_empty_and_lossy_colours_are_off():
 def test_short_sets_are_left_alone():
     sets = tuple(capabilities.Set(kind, b"\1") for kind in (SetKind.GENERAL, SetKind.BITMAP, SetKind.ORDER))
     active = capabilities.Active(1, 1007, b"", sets)
-    assert capabilities.bitmap_confirm(active) == active
+    assert capabilities.limited(active) == active
 
 
 def test_server_is_edited_too():
-    after = capabilities.bitmap_demand(capabilities.parse_demand_active(DEMANDED))
+    after = capabilities.limited(capabilities.parse_demand_active(DEMANDED))
     assert after.find(SetKind.BITMAPCACHE_HOSTSUPPORT) is None
     assert after.find(SetKind.VIRTUALCHANNEL)[:4] == bytes(4)
     assert capabilities.desktop(after) == Desktop(1280, 1024, 24)

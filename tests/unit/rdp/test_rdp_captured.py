@@ -73,7 +73,7 @@ def test_clients_say_what_they_can(payload):
     (control,) = share.split(payload)
     active = capabilities.parse_confirm_active(control)
     assert share.build_control(capabilities.build_confirm_active(active)) == payload
-    edited = {found.kind for found in capabilities.bitmap_confirm(active).sets}
+    edited = {found.kind for found in capabilities.limited(active).sets}
     assert {found.kind for found in active.sets} - edited == {16, 19}
 
 

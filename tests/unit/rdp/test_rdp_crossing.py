@@ -146,7 +146,7 @@ def test_a_demand_active_is_edited_and_its_screen_is_known(desk, down, demand):
     (frame,) = down.take(answered(demand))
     (control,) = share.split(mcs.data_frame(frame).payload)
     active = capabilities.parse_demand_active(control)
-    assert active == capabilities.bitmap_demand(active)
+    assert active == capabilities.limited(active)
     (original,) = share.split(demand)
     screen = capabilities.desktop(capabilities.parse_demand_active(original))
     assert (desk.width, desk.height) == screen[:2]
@@ -162,7 +162,7 @@ def test_every_confirm_active_is_edited(up):
         (frame,) = up.take(said(seeds.CONFIRM_ACTIVE), closed=True)
         (control,) = share.split(mcs.data_frame(frame).payload)
         active = capabilities.parse_confirm_active(control)
-        assert active == capabilities.bitmap_confirm(active)
+        assert active == capabilities.limited(active)
         assert active.find(SetKind.BITMAPCACHE_REV2) is None
 
 
