@@ -11,18 +11,21 @@ from typing import Any
 from PIL import Image
 
 from proxyd.access import hash_password
+from proxyd.protocols.rdp.loginpicture import BACKGROUND, draw, place
+from proxyd.protocols.rdp.loginscreen import LoginScreen
 from proxyd.recorder.record import Kind
 from proxyd.verifiers import nt_hash
 from tests.peers.daemon import Proxyd
 from tests.peers.endpoint import HOST
-from tests.peers.process import free_port
-from tests.peers.rdp.freerdp import FreeRdp
+from tests.peers.process import eventually, free_port
+from tests.peers.rdp.freerdp import Client, FreeRdp
 from tests.peers.rdp.shadow import Shadow
 from tests.peers.rdp.tls import Identity
-from tests.peers.rdp.x11 import Picture
+from tests.peers.rdp.x11 import SIZE, Picture
 from tests.peers.rdp.xrdp import Xrdp
 
 Desktop = Xrdp | Shadow
+NODE = "node1"  # as the daemon of tests is called
 ALICE, BOB = "Alice's pass", "Bob's-Pass-2"  # alice logs in by the password of Client Info, bob by NLA
 
 
@@ -89,3 +92,36 @@ def front(
     prepare(proxyd)
     with proxyd:
         yield Front(proxyd, identity, port)
+
+
+# ---------------------------------------------------------------------------------------------- the login screen
+
+
+def login_screen(user: str, message: str = "") -> LoginScreen:
+    """The screen that asks for user and password."""
+    screen = LoginScreen(user)
+    screen.ask_login(message)
+    return screen
+
+
+def drawn(screen: LoginScreen, size: tuple[int, int] = SIZE, percent: int = 100) -> Picture:
+    """What a client shows of a login screen."""
+    made = draw(screen.view, place(*size, percent), NODE, screen.keyboard)
+    picture = Image.new("RGB", size, BACKGROUND)
+    picture.paste(made.picture, (made.left, made.top))
+    return Picture(*size, picture.tobytes())
+
+
+def shows(client: Client, screen: LoginScreen, **more: Any) -> None:
+    """Wait until the client shows this, every pixel of it."""
+    wanted = drawn(screen, client.size, **more)
+    last = [0]
+
+    def alike() -> bool:
+        last[0] = client.screen.picture().differing(wanted)
+        return not last[0]
+
+    try:
+        eventually("the client shows the login screen", alike, within_s=20)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {last[0]} pixels differ") from None

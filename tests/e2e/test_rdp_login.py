@@ -9,12 +9,11 @@ from typing import Any
 
 import pyotp
 import pytest
-from PIL import Image
 
 from proxyd.access import hash_password
 from proxyd.protocols.rdp.loginpicture import BACKGROUND, Box, draw, place
 from proxyd.protocols.rdp.loginscreen import LoginScreen, Part, Row
-from tests.e2e.desktops import ALICE, BOB, Desktop, Front, account, front
+from tests.e2e.desktops import ALICE, BOB, NODE, Desktop, Front, account, drawn, front, login_screen, shows
 from tests.peers.daemon import Proxyd
 from tests.peers.endpoint import HOST
 from tests.peers.process import eventually, free_port
@@ -33,7 +32,6 @@ pytestmark = [
 need_xfreerdp3 = pytest.mark.skipif(not freerdp.INSTALLED_3, reason="no xfreerdp3 on PATH")
 need_rdesktop = pytest.mark.skipif(not freerdp.RDESKTOP_INSTALLED, reason="rdesktop is not installed")
 
-NODE = "node1"
 LINE = "The quick (brown) fox: 0123456789 +-*/ [done]!"
 WRONG = "Wrong user name or password."
 US = "US English"
@@ -99,38 +97,9 @@ def rig(shared: Path) -> Iterator[Rig]:
             yield Rig(served, targets)
 
 
-def expected(screen: LoginScreen, size: tuple[int, int] = SIZE, percent: int = 100) -> Picture:
-    """What a client shows of a login screen."""
-    drawn = draw(screen.view, place(*size, percent), NODE, screen.keyboard)
-    picture = Image.new("RGB", size, BACKGROUND)
-    picture.paste(drawn.picture, (drawn.left, drawn.top))
-    return Picture(*size, picture.tobytes())
-
-
-def shows(client: Client, screen: LoginScreen, **more: Any) -> None:
-    """Wait until the client shows this, every pixel of it."""
-    wanted = expected(screen, client.size, **more)
-    last = [0]
-
-    def alike() -> bool:
-        last[0] = client.screen.picture().differing(wanted)
-        return not last[0]
-
-    try:
-        eventually("the client shows the login screen", alike, within_s=20)
-    except AssertionError as error:
-        raise AssertionError(f"{error}: {last[0]} pixels differ") from None
-
-
 def backdrop(client: Client) -> tuple[int, ...]:
     """The colour in the screen's upper left corner."""
     return tuple(client.screen.picture().rgb[:3])
-
-
-def login_screen(user: str, message: str = "") -> LoginScreen:
-    screen = LoginScreen(user)
-    screen.ask_login(message)
-    return screen
 
 
 def list_screen(rig: Rig) -> LoginScreen:
@@ -342,7 +311,7 @@ def test_nothing_of_the_login_is_on_the_tape_or_in_a_log(rig: Rig, short: Path) 
 
 def test_a_client_of_16_bits_and_one_that_wants_things_large(rig: Rig, short: Path) -> None:
     with rig.front.client(short / "c", "alice%desk", "", options=("/bpp:16",)) as client:
-        wanted = expected(login_screen("alice%desk"))
+        wanted = drawn(login_screen("alice%desk"))
 
         def near() -> bool:
             shown = client.screen.picture().rgb

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.desktops import ALICE, BOB, Desktop, Front, account, front
+from tests.e2e.desktops import ALICE, BOB, Desktop, Front, account, front, login_screen, shows
 from tests.peers.process import eventually
 from tests.peers.rdp import freerdp, shadow, sound, xrdp
 from tests.peers.rdp.freerdp import RDESKTOP, XFREERDP, XFREERDP3, Client, RDesktop
@@ -41,8 +41,8 @@ CLIENTS = {
     RDESKTOP: freerdp.RDESKTOP_INSTALLED,
     XFREERDP3: freerdp.INSTALLED_3,
 }
-NLA, DEFERRED = "front NLA", "deferred TLS"
-FRONTS = (NLA, DEFERRED)
+NLA, DEFERRED, DRAWN = "front NLA", "deferred TLS", "drawn login"
+FRONTS = (NLA, DEFERRED, DRAWN)
 DESK, SHADOW_NLA, SHADOW_TLS = "xrdp TLS", "freerdp-shadow NLA", "freerdp-shadow TLS"
 NAMES = {DESK: "desk", SHADOW_NLA: "nla", SHADOW_TLS: "tls"}
 NO_WAY_IN = {(RDESKTOP, NLA): "rdesktop proves passwords to Kerberos alone"}
@@ -50,7 +50,7 @@ ALONE = {(RDESKTOP, "clipboard to target")}  # directly too, its clipboard serve
 REPRESENTATIVE = (
     (XFREERDP, NLA, DESK),
     (XFREERDP, DEFERRED, SHADOW_NLA),
-    (RDESKTOP, DEFERRED, SHADOW_TLS),
+    (RDESKTOP, DRAWN, SHADOW_TLS),
     (XFREERDP3, NLA, SHADOW_NLA),
 )
 LINE = "The quick (brown) fox: 0123456789 +-*/ [done]!"
@@ -90,6 +90,7 @@ class Cell:
     rig: Rig
     client: Client
     program: str
+    way: str
     kind: str
     path: Path
     ear: Ear | None
@@ -107,6 +108,9 @@ class Cell:
 
 def connect(cell: Cell) -> None:
     """Log in: the client shows what the target's own screen does."""
+    if cell.way == DRAWN:
+        shows(cell.client, login_screen(f"alice%{NAMES[cell.kind]}"))
+        cell.client.screen.enter(ALICE)
     assert same(cell.client.screen, cell.target.screen, within_s=60).colours >= 3
     cell.session = cell.rig.front.proxyd.the_live_session()["id"]
 
@@ -236,7 +240,8 @@ def reason(program: str, kind: str, deed: str) -> str:
 
 def client_of(rig: Rig, program: str, way: str, kind: str, path: Path, ear: Ear | None) -> Client:
     """Make a client that is going to come in this way."""
-    user, password = (f"bob%{NAMES[kind]}", BOB) if way == NLA else (f"alice%{NAMES[kind]}", ALICE)
+    user, password = {NLA: ("bob", BOB), DEFERRED: ("alice", ALICE), DRAWN: ("alice", "")}[way]
+    user = f"{user}%{NAMES[kind]}"
     sink = ear.env if ear else None
     if program == RDESKTOP:
         options = ("-r", "sound:local:pulse") if ear else ()
@@ -279,7 +284,7 @@ def visit(
     path.mkdir()
     ear = stack.enter_context(Ear(path / "ear")) if "sound" in names else None
     client = stack.enter_context(client_of(rig, program, way, kind, path, ear))
-    cell = Cell(rig, client, program, kind, path, ear)
+    cell = Cell(rig, client, program, way, kind, path, ear)
     for name in names:
         done[name] = "FAILED"
         try:
