@@ -41,7 +41,10 @@ class Archive:
         self.uploads = uploads
         self.holds = Holds(core.catalog)
         stored = uploads.stored if uploads else None
-        self._undertaker = Undertaker(core.config.recording.directory, self.holds, core.ledger, stored)
+        config = core.config
+        self._undertaker = Undertaker(
+            config.recording.directory, self.holds, core.ledger, stored, config.export.directory
+        )
 
     async def run(self) -> None:
         """Keep to the policies and fill the store until cancelled (rule 1)."""

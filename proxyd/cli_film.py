@@ -12,9 +12,9 @@ import importlib.util
 import os
 import select
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
@@ -24,12 +24,13 @@ from proxyd.cli_output import duration, size
 from proxyd.cli_recordings import private_file
 from proxyd.errors import FormatError, ProxydError
 from proxyd.export.task import Made, Task
-from proxyd.recorder.export import FILMS
+from proxyd.recorder.forms import FILMS
 
 if TYPE_CHECKING:
     import subprocess
 
     from proxyd.cli_app import Run
+    from proxyd.cli_exports import Job
     from proxyd.recorder.record import Record
     from proxyd.recorder.replay import Recording
 
@@ -65,10 +66,11 @@ def check(form: str, target: Path | None) -> None:
         raise Undecoded(NO_ENCODER)
 
 
-def make(run: Run, recording: Recording, task: Task, target: Path) -> Made:
+def make(run: Run, recording: Recording, task: Task, target: Path, job: Job | None = None) -> Made:
     """Make a file of a recording, and say meanwhile how far it is. Raises Undecoded, FormatError, ProxydError."""
+    seal = job.seal(target, task.duration_us, keys=task.keys) if job else None
     try:
-        with private_file(target) as file, _progress(run, recording.duration_us) as tell:
+        with private_file(target, seal) as file, _progress(run, recording.duration_us, job) as tell:
             for _ in range(PASSES):
                 answer = _one(task, recording.records(), file.fileno(), tell)
                 if answer.again is None:
@@ -159,45 +161,35 @@ class _Feeder(threading.Thread):
 
 
 @contextlib.contextmanager
-def _progress(run: Run, duration_us: int) -> Iterator[Callable[[int], None]]:
-    """Show how far it is: a bar in a terminal, with --json one line for each per cent, else nothing."""
+def _progress(run: Run, duration_us: int, job: Job | None) -> Iterator[Callable[[int], None]]:
+    """Show how far it is: a bar in a terminal, with --json one line for each per cent, else nothing; and tell the daemon."""
     from rich.console import Console
     from rich.progress import Progress
 
-    if run.output.json:
-        yield _percents(run, duration_us)
-        return
     console = Console(stderr=True, no_color=None if run.output.color else True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        work = bar.add_task("export", total=max(1, duration_us))
-        yield lambda at_us: bar.update(work, completed=min(at_us, duration_us))
-
-
-def _percents(run: Run, duration_us: int) -> Callable[[int], None]:
     last = -1
+    with Progress(console=console, transient=True, disable=run.output.json or not console.is_terminal) as bar:
+        work = bar.add_task("export", total=100)
 
-    def tell(at_us: int) -> None:
-        nonlocal last
-        percent = min(100, at_us * 100 // max(1, duration_us))
-        if percent > last:
-            last = percent
-            run.output.document({"percent": percent})
+        def tell(at_us: int) -> None:
+            nonlocal last
+            percent = min(100, at_us * 100 // max(1, duration_us))
+            if job is not None:
+                job.reached(percent)
+            bar.update(work, completed=max(percent, last))
+            if run.output.json and percent > last:
+                run.output.document({"percent": percent})
+            last = max(percent, last)
 
-    return tell
+        yield tell
 
 
-def say(run: Run, session: str, task: Task, target: Path, made: Made) -> None:
-    """Say what was made."""
+def say(run: Run, about: Mapping[str, Any], task: Task, target: Path, made: Made) -> None:
+    """Say what was made; `about`: what a program is told beside it."""
     written, form, lasted_us = target.stat().st_size, task.form, task.duration_us
     if run.output.json:
-        about = {
-            "session": session,
-            "format": form,
-            "path": str(target),
-            "bytes": written,
-            "duration_us": lasted_us,
-        }
-        run.output.document(about | msgspec.structs.asdict(made))
+        told = {"format": form, "path": str(target), "bytes": written, "duration_us": lasted_us}
+        run.output.document({**about, **told, **msgspec.structs.asdict(made)})
     film = f"{made.width} x {made.height}, " if form in FILMS else ""
     run.output.line(f"{target}: {form}, {film}{duration(lasted_us / 1e6)}, {size(written)}")
     if made.blind:

@@ -28,6 +28,8 @@ from proxyd.cli_sessions import views_of
 from proxyd.errors import ConfigError, ProxydError
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     from proxyd.recorder.record import Record
     from proxyd.recorder.replay import Recording
     from proxyd.recorder.source import Source
@@ -40,8 +42,9 @@ def add_to(group: CommandLine) -> None:
     """Add these commands, in the order the help shows them."""
     from proxyd.cli_desktop import screenshot
     from proxyd.cli_export import export
+    from proxyd.cli_exports import exports
 
-    for command in (log, replay, screenshot, export, verify):
+    for command in (log, replay, screenshot, export, exports, verify):
         group.add_command(command)
 
 
@@ -72,18 +75,28 @@ class Opened(NamedTuple):
 
 def open_recording(run: Run, command: str, session: str, identity: Path | None) -> Opened:
     """Ask the daemon (Rule 1), then open the recording. Raises ControlError, ConfigError, FormatError."""
+    key = identity_of(run, identity)
+    return opened(run, run.call(command, session=session), key)
+
+
+def opened(run: Run, answer: dict[str, Any], identity: Path) -> Opened:
+    """Open the recording that the daemon allowed. Raises ConfigError, FormatError."""
     from proxyd.recorder.replay import Recording
 
+    return Opened(Recording.open(source_of(run, answer), identity), answer, identity)
+
+
+def identity_of(run: Run, identity: Path | None) -> Path:
+    """Find the identity file, before the ledger says that someone saw a recording. Raises ConfigError, ProxydError."""
     key = identity or run.config().recording.identity
     if key is None:
         text = (
             "a recording opens only with its identity file: name it with --identity, or as recording.identity"
         )
         raise ConfigError(text, run.find_config())
-    if not os.access(key, os.R_OK):  # before the ledger says that someone saw it
+    if not os.access(key, os.R_OK):
         raise ProxydError(f"the identity file {key} can't be read by you: recordings open only with it")
-    answer = run.call(command, session=session)
-    return Opened(Recording.open(source_of(run, answer), key), answer, key)
+    return key
 
 
 def source_of(run: Run, answer: Mapping[str, Any]) -> Path | Source:
@@ -271,15 +284,26 @@ def _followed(
         records = more(seq, at_us)
 
 
-def write_private(target: Path, parts: Iterable[str | bytes]) -> None:
-    """Write a file whole or not at all, readable by its owner only."""
-    with private_file(target) as file:
+def refuse_existing(target: Path, *, force: bool) -> None:
+    """Raise ProxydError when a file is there that nobody said may be replaced."""
+    if target.exists() and not force:
+        raise ProxydError(f"{target} exists: add --force to replace it")
+
+
+def write_private(
+    target: Path, parts: Iterable[str | bytes], seal: Callable[[Path], None] | None = None
+) -> None:
+    """Write a file whole or not at all, readable by its owner only; `seal`: see `private_file`."""
+    with private_file(target, seal) as file:
         file.writelines(part.encode() if isinstance(part, str) else part for part in parts)
 
 
 @contextmanager
-def private_file(target: Path) -> Iterator[BinaryIO]:
-    """Open a file that is at `target` once it is whole, readable by its owner only; of a part nothing is left."""
+def private_file(target: Path, seal: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
+    """Open a file that is at `target` once it is whole, readable by its owner only; of a part nothing is left.
+
+    `seal` is called with the whole file before it is at its place; when that raises, it never is.
+    """
     aside = target.with_name(f".{target.name}.{os.getpid()}")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
     ends = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
@@ -287,6 +311,8 @@ def private_file(target: Path) -> Iterator[BinaryIO]:
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
+        if seal is not None:
+            seal(aside)
         aside.replace(target)
     except BaseException:
         aside.unlink()
@@ -300,8 +326,8 @@ def _interrupted(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-@click.command(cls=Command, short_help="Prove that recordings are whole and unaltered.")
-@click.argument("what", required=False, metavar="[SESSION|PATH]")
+@click.command(cls=Command, short_help="Prove that recordings and exported files are unaltered.")
+@click.argument("what", required=False, metavar="[SESSION|PATH|FILE]")
 @click.option(
     "--all", "everything", is_flag=True, help="Every recording, the ledger, and that none is missing."
 )
@@ -309,7 +335,10 @@ def _interrupted(_number: int, _frame: object) -> None:
               help="The node's public keys (PEM) as you keep them; else those beside the ledger.")  # fmt: skip
 @click.pass_obj
 def verify(run: Run, what: str | None, *, everything: bool, public_key: Path | None) -> None:
-    """Prove that recordings are whole and unaltered; needs no key that opens them, and no daemon."""
+    """Prove that recordings are whole and unaltered; needs no key that opens them, and no daemon.
+
+    Of an exported FILE: that it is the one its manifest, FILE.manifest.json, was signed for, and of which recording.
+    """
     from proxyd.recorder import ledger as ledgers
     from proxyd.recorder.verify import verify as verify_one
     from proxyd.recorder.verify import verify_all
@@ -317,7 +346,9 @@ def verify(run: Run, what: str | None, *, everything: bool, public_key: Path | N
     if (what is None) is not everything:
         raise click.UsageError("name one SESSION or PATH, or say --all")
     keys = ledgers.read_public_keys(public_key) if public_key else None
-    if what is not None and public_key and Path(what).is_dir():
+    if what is not None and Path(what).is_file():
+        reports = [_verify_file(run, Path(what), keys)]
+    elif what is not None and public_key and Path(what).is_dir():
         reports = [verify_one(Path(what), keys or ())]  # on another machine: no configuration, no ledger
     else:
         recording = run.config().recording
@@ -346,6 +377,21 @@ class NoRecording(ProxydError):
     """No recording of that name is here."""
 
 
+def _verify_file(run: Run, file: Path, keys: Sequence[Ed25519PublicKey] | None) -> Report:
+    """Verify an exported file; with --public-key where no configuration is, by its manifest alone."""
+    from proxyd.recorder.exported import manifest_of, verify_export
+    from proxyd.recorder.ledger import LedgerReader
+
+    try:
+        ledger = LedgerReader(run.config().recording.ledger, keys)
+    except ConfigError:
+        if keys is None:
+            raise
+        run.output.remark("no configuration, so no ledger: compared with its manifest alone")
+        return verify_export(file, manifest_of(file), keys)
+    return verify_export(file, manifest_of(file), keys or ledger.public_keys(), ledger=ledger)
+
+
 def recording_at(what: str, root: Path) -> Path:
     """Find a recording's directory by its path, its session's id, or the beginning of that."""
     if Path(what).is_dir():
@@ -368,7 +414,9 @@ def _report(run: Run, reports: Sequence[Report]) -> None:
         return
     columns = [
         Column("RESULT", lambda row: "ok" if row["ok"] else "damaged"),
-        Column("RECORDING", lambda row: row["session"] or "(ledger)"),
+        Column(
+            "RECORDING", lambda row: row["session"] or ("(ledger)" if row["state"] == "ledger" else "(none)")
+        ),
         Column("STATE", lambda row: row["state"], keep=8),
         Column("SEGMENTS", lambda row: row["segments"] or "", keep=3, right=True),
         Column("RECORDS", lambda row: row["records"], keep=4, right=True),
@@ -378,9 +426,11 @@ def _report(run: Run, reports: Sequence[Report]) -> None:
     for report in reports:
         for problem in report.problems:
             place = f" {problem.file}" + (f" at byte {problem.offset}" if problem.offset is not None else "")
-            run.output.remark(
-                f"{report.session[:ID_SHOWN] or 'ledger'}{place if problem.file else ''}: {problem.text}"
-            )
+            name = report.session[:ID_SHOWN] or ("ledger" if report.state == "ledger" else report.path.name)
+            run.output.remark(f"{name}{place if problem.file else ''}: {problem.text}")
+        if report.about:
+            run.output.line()
+            run.output.line(f"{report.path.name}: {report.about}.")
     bad = sum(not report.ok for report in reports)
     run.output.line()
     run.output.line(f"{bad} of {len(reports)} damaged." if bad else "Whole and unaltered.")

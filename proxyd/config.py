@@ -75,6 +75,7 @@ __all__ = [
     "Control",
     "DatabaseListen",
     "Devices",
+    "Export",
     "Grant",
     "Listen",
     "Log",
@@ -248,6 +249,17 @@ class Index(_Section, frozen=True, kw_only=True):
 
     enabled: bool = True
     workers: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+
+
+class Export(_Section, frozen=True, kw_only=True):
+    """Films and replays of recordings. `jobs`: so many are made at once, by niced processes of those who ask.
+
+    `directory`: where those go that are given no file, readable by who made them; below `state` unless said. A purge takes
+    what is there of a session along.
+    """
+
+    jobs: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    directory: Located = Path()
 
 
 class Store(_Section, frozen=True, kw_only=True):
@@ -442,6 +454,7 @@ class Config(_Section, frozen=True, kw_only=True):
     drain_seconds: Penalty = 30
     log: Log = Log()
     index: Index = Index()
+    export: Export = Export()
     listen: Listen = Listen()
     admission: Admission = Admission()
     users: dict[str, User] = {}
@@ -485,6 +498,9 @@ def load(path: Path) -> Config:
             catalog=kept.catalog or f"sqlite:///{config.state / 'catalog.db'}",
             ledger=kept.ledger if "ledger" in table["recording"] else config.state / "ledger",
         ),
+        export=config.export
+        if "directory" in table.get("export", {})
+        else msgspec.structs.replace(config.export, directory=config.state / "exports"),
     )
 
 

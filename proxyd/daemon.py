@@ -34,10 +34,12 @@ from proxyd.database_tls import front_context
 from proxyd.decoders import PACKAGES, freerdp
 from proxyd.engine import Caller, Converse, Core, Engine, MakeEngine
 from proxyd.errors import ConfigError
+from proxyd.exports import Exports
 from proxyd.indexing.pool import Indexer
 from proxyd.listener import Listener
 from proxyd.protocols.ssh.engine import SshEngine, front_options
 from proxyd.recorder.catalog import Catalog
+from proxyd.recorder.jobs import Jobs
 from proxyd.recorder.keys import load_signer
 from proxyd.recorder.ledger import Ledger
 from proxyd.recorder.recorder import Gauges, Recorder
@@ -93,6 +95,7 @@ class Daemon:
         self._listeners: list[Listener] = []
         self.core: Core
         self.archive: Archive
+        self.exports: Exports
         self.indexer = Indexer(settings.index, settings.recording)
         self.tickets = Tickets()
 
@@ -143,6 +146,8 @@ class Daemon:
                 self._start_indexer(nursery)
                 self.archive = Archive(self.core, await self._uploads())
                 nursery.start_soon(self.archive.run)
+                self.exports = Exports(Jobs(self.catalog, self.config.node), self.config.export.jobs)
+                await self.exports.lose()
                 names = await self._open(nursery)
                 for listener in self._listeners:
                     nursery.start_soon(listener.run)
@@ -162,6 +167,7 @@ class Daemon:
                 notify("STOPPING=1")
                 await self._drain(arriving)
                 await self.indexer.settle()
+                self.exports.close()
             nursery.cancel_scope.cancel()
 
     def _start_indexer(self, nursery: trio.Nursery) -> None:
@@ -319,8 +325,10 @@ class Daemon:
             store=before.store,
             listen=before.listen,
             index=before.index,
+            export=msgspec.structs.replace(settings.export, directory=before.export.directory),
             control=msgspec.structs.replace(settings.control, socket=before.control.socket),
         )
+        self.exports.allow(settings.export.jobs)
         log.setup(settings.log)
         text = f"{len(settings.users)} users, {len(settings.targets)} targets, {len(settings.grants)} grants in force"
         _log.info(

@@ -129,6 +129,13 @@ INDEX_ENDED: Final = Counter(
     ["result"],
     registry=REGISTRY,
 )
+EXPORTS: Final = Gauge("proxyd_exports", "Exports queued and running now.", ["state"], registry=REGISTRY)
+EXPORTS_ENDED: Final = Counter(
+    "proxyd_exports_ended",
+    "Exports by their end: done, failed, cancelled or lost.",
+    ["result"],
+    registry=REGISTRY,
+)
 
 MAX_REQUEST_BYTES: Final = 8 << 10  # Apache's and nginx's limit for a request's head
 REQUEST_SECONDS: Final = 5.0  # a scraper on the same network sends one packet

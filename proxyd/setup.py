@@ -359,6 +359,14 @@ enabled = true
 # How many such processes; one follows a dozen desktops.
 workers = 1
 
+# -------------------------------------------------------------------------------------------------- exports
+
+[export]
+# How many films and replays are made at once, by processes of those who ask for them: proxyctl export --background.
+jobs = 1
+# Where those go that are given no file; default: state/exports. They are in the clear, for their maker's eyes only.
+#directory = "state/exports"
+
 # ------------------------------------------------------------------------------------------------- control
 
 [control]

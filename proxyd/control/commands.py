@@ -25,7 +25,7 @@ import msgspec
 import trio
 
 from proxyd import __version__
-from proxyd.control import fetching, keeping
+from proxyd.control import exporting, fetching, keeping
 from proxyd.control.client import Code, ControlError
 from proxyd.control.issue import RdpFile, RdpRevoke, issue, revoke
 from proxyd.control.noting import note
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from proxyd.access import Access
     from proxyd.archive import Archive
     from proxyd.config import Config
+    from proxyd.exports import Exports
     from proxyd.indexing.pool import Indexer
     from proxyd.recorder.recorder import Recorder
     from proxyd.session import Registry, Session
@@ -74,6 +75,10 @@ class Services(Protocol):
     @property
     def archive(self) -> Archive:
         """What is kept, held and purged."""
+
+    @property
+    def exports(self) -> Exports:
+        """What is exported now."""
 
     @property
     def indexer(self) -> Indexer:
@@ -402,6 +407,24 @@ async def _verify(services: Services, caller: Caller, one: One) -> dict[str, Any
     return await _open_recording(services, caller, one, "verify")
 
 
+async def _export_job(services: Services, caller: Caller, wanted: exporting.Begin, send: Send) -> None:
+    """Hold the job of an export; see `exporting.work`."""
+
+    async def opens() -> dict[str, Any]:
+        return await _open_recording(services, caller, One(wanted.session), "export")
+
+    await exporting.work(services, caller, wanted, send, opens)
+
+
+async def _export_fetch(services: Services, caller: Caller, one: exporting.One) -> dict[str, Any]:
+    """Say where an exported file is; see `exporting.fetch`."""
+
+    async def opens(session: str) -> object:
+        return await _open_recording(services, caller, One(session), "fetch")
+
+    return await exporting.fetch(services, one, opens)
+
+
 async def _open_recording(services: Services, caller: Caller, one: One, kind: str) -> dict[str, Any]:
     """Allow the operator's own process to open a recording, once the ledger has it."""
     found = await trio.to_thread.run_sync(services.catalog.session, one.session)
@@ -508,6 +531,13 @@ COMMANDS: Mapping[str, Command] = {
     "export": Command(_P.EXPORT, One, _export),
     "verify": Command(_P.LOG, One, _verify),
     "fetch": Command(_P.LIST, fetching.Range, fetching.fetch),
+    "export-job": Command(_P.EXPORT, exporting.Begin, stream=_export_job),
+    "export-told": Command(_P.EXPORT, exporting.Told, exporting.told),
+    "export-sign": Command(_P.EXPORT, exporting.Sign, exporting.sign),
+    "export-end": Command(_P.EXPORT, exporting.End, exporting.end),
+    "export-cancel": Command(_P.EXPORT, exporting.One, exporting.cancel),
+    "export-fetch": Command(_P.EXPORT, exporting.One, _export_fetch),
+    "exports": Command(_P.LIST, exporting.Filter, exporting.exports),
     "hold": Command(_P.HOLD, keeping.Keep, keeping.hold),
     "release": Command(_P.HOLD, keeping.Release, keeping.release),
     "holds": Command(_P.LIST, Nothing, keeping.holds),

@@ -10,9 +10,10 @@ import trio
 if TYPE_CHECKING:
     from proxyd.control.commands import Services
     from proxyd.control.permissions import Caller
+    from proxyd.recorder.ledger import Entry
 
 
-async def note(services: Services, caller: Caller, entry: str, /, **fields: Any) -> None:
-    """Append an entry of this kind, and wait until it is on disk. Raises LedgerError."""
+async def note(services: Services, caller: Caller, entry: str, /, **fields: Any) -> Entry:
+    """Append an entry of this kind, and wait until it is on disk; gives it. Raises LedgerError."""
     append = functools.partial(services.ledger.append, entry, **fields, **caller.signature)
-    await trio.to_thread.run_sync(append)
+    return await trio.to_thread.run_sync(append)

@@ -23,6 +23,7 @@ from typing import Any
 from proxyd.characters import as_json
 from proxyd.errors import FormatError
 from proxyd.recorder import queries
+from proxyd.recorder.forms import APART, EVERY, FORMS
 from proxyd.recorder.record import Kind, Record
 from proxyd.recorder.replay import Recording
 
@@ -156,9 +157,8 @@ def export(
 def choose(form: str, protocol: str) -> str:
     """Give the form to write a recording of `protocol` in, the usual one for "". Raises FormatError if it can't be."""
     has_statements, has_desktop = protocol in queries.PROTOCOLS, protocol == DESKTOP
-    if form not in ("", *FORMS, *APART):
-        known = ", ".join((*FORMS, *APART))
-        raise FormatError(f"{form} is none of the forms a recording can be exported to: {known}")
+    if form not in ("", *EVERY):
+        raise FormatError(f"{form} is none of the forms a recording can be exported to: {', '.join(EVERY)}")
     if has_desktop and form not in ("", *OF_DESKTOPS):
         raise FormatError(f"a desktop is no terminal: export it as {', '.join(OF_DESKTOPS)}")
     if has_statements and form in _CASTS:
@@ -171,11 +171,8 @@ def choose(form: str, protocol: str) -> str:
 
 
 _CASTS: dict[str, Callable[..., Iterator[str]]] = {"asciicast": asciicast3, "asciicast2": asciicast2}
-FILMS = ("webm", "mp4")
-APART = (*FILMS, "pyrdp")  # not made here
 DESKTOP = "rdp"  # the protocol of sessions that have one
 OF_DESKTOPS = (*APART, "jsonl")
-FORMS = (*_CASTS, "jsonl", "csv")
 
 
 class _Cast:

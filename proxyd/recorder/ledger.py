@@ -36,6 +36,7 @@ TAIL = 4 * LINE_LIMIT  # how far back from its end a torn ledger is searched for
 REPAIRED = "repaired"
 STORED = "stored"  # a recording of which the store elsewhere has every file
 PURGED = "purged"  # the tombstone of a recording
+EXPORTED = "exported"  # a file that was made of a recording; the entry goes with it as its manifest
 _PEM_END = b"-----END PUBLIC KEY-----\n"
 
 
@@ -329,6 +330,27 @@ class Ledger(LedgerReader):
         self.append(REPAIRED, bytes=len(torn), sha256=hashlib.sha256(torn).digest(), kept=kept.name)
 
 
+def encoded(entry: Entry) -> bytes:
+    """Give an entry as the one line it is in the ledger (rule 3)."""
+    body: dict[str, Any] = {
+        name: getattr(entry, name) for name in ("n", "node", "kind", "fields", "key", "prev", "hash")
+    }
+    return _canonical(body | {"at": round(entry.at * 1_000_000), "sig": entry.signature.hex()}) + b"\n"
+
+
+def decoded(line: bytes) -> Entry:
+    """Read an entry that was taken out of a ledger. Raises FormatError; its signature is for `is_signed` to check."""
+    try:
+        return _parse(line)
+    except ValueError as error:
+        raise FormatError(str(error)) from None
+
+
+def is_signed(entry: Entry, public: Ed25519PublicKey) -> bool:
+    """Say whether `public` signed this entry."""
+    return signed_by(public, entry.signature, DOMAIN + bytes.fromhex(entry.hash))
+
+
 def public_path(path: Path) -> Path:
     """Say where the public keys of the ledger at `path` stand: beside it, PEM, one after the other."""
     return path.with_name(path.name + ".pub")
@@ -399,7 +421,7 @@ def _check(entry: Entry, head: Head, keys: Mapping[str, Ed25519PublicKey]) -> No
         raise ValueError("it does not follow the one before it")
     if entry.key not in keys:
         raise ValueError("its signing key is not trusted")
-    if not signed_by(keys[entry.key], entry.signature, DOMAIN + bytes.fromhex(entry.hash)):
+    if not is_signed(entry, keys[entry.key]):
         raise ValueError("its signature is false")
 
 

@@ -93,8 +93,17 @@ def _doomed(one: Kept, why: str) -> Doomed:
 class Undertaker:
     """Takes recordings away."""
 
-    def __init__(self, root: Path, holds: Holds, ledger: Ledger, stored: Stored | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        holds: Holds,
+        ledger: Ledger,
+        stored: Stored | None = None,
+        exports: Path | None = None,
+    ) -> None:
+        """Take recordings away below `root`, and what was exported of them to `exports`."""
         self._root = root
+        self._exports = exports
         self._stored = stored
         self._holds = holds
         self._ledger = ledger
@@ -136,6 +145,8 @@ class Undertaker:
         folder = store.find(self._root, row.id)
         if self._stored is not None:
             self._stored.remote.delete(self._stored.key(self._stored.folder(row.path)))
+        if self._exports is not None and (made := self._exports / row.id).is_dir():
+            shutil.rmtree(made)
         if folder is not None:
             shutil.rmtree(folder)
             store.sync_directory(folder.parent)

@@ -65,3 +65,21 @@ STORED: Final = sa.Table(
     sa.Column("size", sa.BigInteger),
     sa.Column("at", sa.Double),
 )
+EXPORTS: Final = sa.Table(
+    "exports",
+    SCHEMA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("node", sa.Text),
+    sa.Column("session", sa.Text, sa.ForeignKey("sessions.id")),
+    sa.Column("who", sa.Text),
+    sa.Column("form", sa.Text),
+    sa.Column("path", sa.Text),
+    sa.Column("state", sa.Text),
+    sa.Column("queued_at", sa.Double),
+    sa.Column("started_at", sa.Double),
+    sa.Column("ended_at", sa.Double),
+    sa.Column("size", sa.BigInteger),
+    sa.Column("duration_us", sa.BigInteger),
+    sa.Column("sha256", sa.Text),
+    sa.Column("error", sa.Text),
+)

@@ -52,7 +52,7 @@ class Report:
     """What verifying one recording, or the ledger (`state` "ledger"), found.
 
     `state`: "live", "sealed", "recovered", "failed", "stored" elsewhere alone, "missing", or "unknown" without a manifest.
-    `unsigned`: records of a live recording after its last signature.
+    `unsigned`: records of a live recording after its last signature. `about`: what an exported file is (`exported.py`).
     """
 
     session: str
@@ -64,6 +64,7 @@ class Report:
     records: int = 0
     bytes: int = 0
     unsigned: int = 0
+    about: str = ""
 
     @property
     def ok(self) -> bool:
@@ -74,11 +75,15 @@ class Report:
     def text(self) -> str:
         """Say it in one sentence."""
         name = "the ledger" if self.state == "ledger" else f"recording {self.session}"
+        if self.about or (not self.session and self.state == "unknown"):
+            name = f"the file {self.path.name}"
         if self.problems:
             more = len(self.problems) - 1
             others = f" (and {more} more)" if more else ""
             where = f"{self.problems[0].file}: " if self.problems[0].file else ""
             return f"{name} is not whole: {where}{self.problems[0].text}{others}"
+        if self.about:
+            return f"{name} is as it was exported: {self.about}"
         if self.state == "ledger":
             return f"{name} is whole: {self.records} entries"
         if self.state == "stored":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -23,8 +24,10 @@ from proxyd.config import Index, Operator
 from proxyd.control.client import ANSWER_LIMIT, Client, Frames, pack_frame
 from proxyd.control.server import ControlServer
 from proxyd.errors import ConfigError, Denied
+from proxyd.exports import Exports
 from proxyd.indexing.pool import Indexer
 from proxyd.recorder.catalog import Catalog
+from proxyd.recorder.jobs import Jobs
 from proxyd.recorder.keys import Signer
 from proxyd.recorder.ledger import Ledger
 from proxyd.recorder.record import Kind
@@ -150,9 +153,17 @@ class Played:
             recording=SimpleNamespace(directory=base, reserve_bytes=1 << 20, identity=None),
             users={},
             retention=[],
+            export=SimpleNamespace(directory=base / "exports", jobs=1),
         )
-        self.archive = Archive(self)  # it asks for config, catalog and ledger only
         self.operate_as("System Administrator")
+
+    @functools.cached_property
+    def archive(self) -> Archive:
+        return Archive(self)  # it asks for config, catalog and ledger only
+
+    @functools.cached_property
+    def exports(self) -> Exports:
+        return Exports(Jobs(self.catalog, "node1"), 1)
 
     def operate_as(self, *roles: str, name: str = "root", user: str = "") -> None:
         self.config.control.operators = [Operator(name=name, uid=os.getuid(), roles=list(roles), user=user)]

@@ -164,7 +164,7 @@ def test_export_makes_a_private_file_once(ctl: Any, tmp_path: Path) -> None:
     assert json.loads(ctl("--json", "export", "1a2b", "-o", str(target), "--force").stdout)["bytes"] > 0
     assert "add -o FILE" in ctl("--json", "export", "1a2b", status=2).stderr
     assert ctl("export", "1a2b", "--format", "jsonl").stdout.count("\n") == len(SHELL) + 2
-    assert sorted(path.name for path in tmp_path.glob("*out.cast*")) == ["out.cast"]
+    assert sorted(path.name for path in tmp_path.glob("*out.cast*")) == ["out.cast", "out.cast.manifest.json"]
 
 
 def test_an_export_that_fails_leaves_nothing(ctl: Any, tmp_path: Path) -> None:

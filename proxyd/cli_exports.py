@@ -1,0 +1,298 @@
+"""Exports as jobs: what `proxyctl export` tells the daemon of its work, and the commands about them.
+
+The work is done in the process of whoever asked, with their identity: the daemon holds no key that opens a recording. What
+it has is the list, the turn, and the signature under the manifest. A job in the background is the same command in a process
+of its own, niced, which no terminal holds.
+
+Rule 1: a file is at its place only once its manifest is; when anything fails neither is, and the daemon is told why.
+Rule 2: a job that is cancelled, or whose daemon has gone, ends at its next word of how far it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from click.shell_completion import CompletionItem
+
+from proxyd.cli_app import COMPLETION_LIMIT, COMPLETION_SECONDS, Command, CommandLine, Run
+from proxyd.cli_output import FAILED, ID_SHOWN, Column, duration, size
+from proxyd.errors import ProxydError
+
+if TYPE_CHECKING:
+    from proxyd.control.client import Stream
+
+NICE: Final = 10  # sessions go first
+LOOK_LINES: Final = 1000  # of text between two looks whether somebody cancelled it
+WHY_SHOWN: Final = 1000  # characters of an error that the daemon keeps
+INTERRUPTED: Final = "who made it was interrupted"
+ENTRY: Final = "from proxyd.cli import proxyctl; proxyctl()"
+
+
+# ---------------------------------------------------------------------------- one job, as its worker sees it
+
+
+class Job:
+    """One export at the daemon; `reached` and `lines` raise ProxydError when it is to end (rule 2)."""
+
+    def __init__(self, run: Run, stream: Stream) -> None:
+        """Wait for the daemon to take it. Raises ControlError."""
+        self._run, self._stream = run, stream
+        self._frames: list[dict[str, Any]] = []
+        self._percent = 0
+        first = self._next()
+        self.id = str(first["job"])
+        self.before = int(first["before"])
+
+    def wait(self) -> dict[str, Any]:
+        """Wait for its turn; gives what the daemon says of the session. Raises ControlError."""
+        opened: dict[str, Any] = self._next()["go"]
+        return opened
+
+    def reached(self, percent: int) -> None:
+        """Say how far it is."""
+        self.look()
+        if percent > self._percent:
+            self._percent = percent
+            self._run.call("export-told", job=self.id, percent=min(percent, 100))
+
+    def look(self) -> None:
+        """Raise ProxydError if it is to end."""
+        while select.select([self._stream], [], [], 0)[0]:
+            self._frames += self._stream.receive()
+            for frame in self._frames:
+                _refuse_cancelled(frame)
+
+    def lines(self, given: Iterable[str]) -> Iterator[str]:
+        """Yield these lines, as long as nobody ends it."""
+        for count, line in enumerate(given):
+            if count % LOOK_LINES == 0:
+                self.look()
+            yield line
+
+    def seal(self, target: Path, duration_us: int, *, keys: bool) -> Callable[[Path], None]:
+        """Give what signs for the file that is to be at `target`, before it is there (rule 1)."""
+        from proxyd.cli_recordings import write_private
+        from proxyd.recorder.exported import digest, manifest_of
+
+        def sign(made: Path) -> None:
+            file = {
+                "sha256": digest(made),
+                "size": made.stat().st_size,
+                "duration_us": duration_us,
+                "keys": keys,
+            }
+            write_private(
+                manifest_of(target), [self._run.call("export-sign", job=self.id, **file)["manifest"]]
+            )
+
+        return sign
+
+    def end(self, error: str = "") -> None:
+        """Say that it is over."""
+        self._run.call("export-end", job=self.id, error=error[:WHY_SHOWN])
+
+    def _next(self) -> dict[str, Any]:
+        while not self._frames:
+            self._frames += self._stream.receive()
+        frame = self._frames.pop(0)
+        _refuse_cancelled(frame)
+        return frame
+
+
+def _refuse_cancelled(frame: Mapping[str, Any]) -> None:
+    if "cancelled" in frame:
+        raise ProxydError(f"the export was {frame['cancelled']}")
+
+
+@contextlib.contextmanager
+def job_of(run: Run, session: str, form: str, target: Path, *, detached: bool) -> Iterator[Job]:
+    """Be a job of the daemon's; what goes wrong in it is told there too. Raises ControlError."""
+    asked = {"session": session, "form": form, "path": str(target.absolute())}
+    with run.client().stream("export-job", **asked) as stream:
+        job = Job(run, stream)
+        if detached:
+            _let_go(job)
+        try:
+            yield job
+        except BaseException as error:
+            with contextlib.suppress(
+                ProxydError
+            ):  # cancelled, or the daemon has gone: nobody is there to be told
+                job.end(_why(error))
+            raise
+        try:
+            job.end()
+        except ProxydError as error:
+            run.output.remark(f"{target} is there, and the daemon's list does not say so: {error}")
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, ProxydError):
+        return str(error)
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    return (
+        INTERRUPTED if isinstance(error, KeyboardInterrupt) else f"a fault of its own: {type(error).__name__}"
+    )
+
+
+# ---------------------------------------------------------------------------- in the background
+
+
+def start(run: Run, words: Sequence[str]) -> str:
+    """Run `proxyctl export WORDS` apart from this terminal; gives the job's id, or ends as that does when it can't begin."""
+    about = [*(["--config", str(run.config_path)] if run.config_path else []),
+             *(["--socket", str(run.socket)] if run.socket else [])]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", ENTRY, *about, "export", *words, "--detached"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None  # noqa: S101 - they are pipes
+    assert process.stderr is not None  # noqa: S101
+    line = process.stdout.readline()
+    if not line:
+        with process:
+            said = process.stderr.read().decode(errors="replace").strip().removeprefix("proxyctl: ")
+        run.output.fail(said or "the export could not begin", "failed", process.returncode or FAILED)
+    return str(json.loads(line)["job"])
+
+
+def _let_go(job: Job) -> None:
+    """Tell who started it that the daemon has the job, and go on alone, behind everybody else."""
+    sys.stdout.write(json.dumps({"job": job.id}) + "\n")
+    sys.stdout.flush()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
+        os.dup2(nothing, descriptor)
+    os.close(nothing)
+    os.nice(NICE)
+
+
+# ---------------------------------------------------------------------------- the commands
+
+
+class JobName(click.ParamType[str]):
+    """An export's id, or its beginning; completed with those the daemon knows."""
+
+    name = "job"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Offer exports, newest first; nothing when no daemon answers."""
+        del param
+        run = ctx.find_object(Run)
+        if run is None:
+            return []
+        try:
+            rows = run.client(deadline_s=COMPLETION_SECONDS).call("exports", limit=COMPLETION_LIMIT)[
+                "exports"
+            ]
+        except (ProxydError, OSError):
+            return []
+        shown = max(ID_SHOWN, len(incomplete))
+        return [
+            CompletionItem(
+                row["id"][:shown], help=f"{row['form']} of {row['session'][:ID_SHOWN]}, {row['state']}"
+            )
+            for row in rows
+            if row["id"].startswith(incomplete)
+        ]
+
+
+class _Exports(CommandLine):
+    """`exports` by itself lists them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += [one for one in Command("x").params if one.name in {"json", "utc"}]
+
+
+@click.group(cls=_Exports, invoke_without_command=True, short_help="List exports: waiting, at work, done.")
+@click.option("--session", default="", help="Of this session.")
+@click.option(
+    "--limit", default=50, type=click.IntRange(1, 1000), metavar="N", help="At most so many; else 50."
+)
+@click.pass_context
+def exports(context: click.Context, session: str, limit: int) -> None:
+    """List exports, newest first: those that wait for their turn, are at work, and what became of the others."""
+    if context.invoked_subcommand is not None:
+        return
+    run = context.find_object(Run)
+    assert run is not None  # noqa: S101 - the group above makes it
+    if session:
+        session = run.call("show", session=session)["session"]["id"]
+    if (answer := run.ask("exports", session=session, limit=limit)) is None:
+        return
+    columns = [
+        Column("EXPORT", lambda row: row["id"][:ID_SHOWN]),
+        Column("STATE", _state_of, keep=9),
+        Column("SESSION", lambda row: row["session"][:ID_SHOWN], keep=8),
+        Column("FORMAT", lambda row: row["form"], keep=6),
+        Column("SIZE", lambda row: size(row["size"]) if row["size"] else "", keep=5, right=True),
+        Column(
+            "TIME",
+            lambda row: duration(row["duration_us"] / 1e6) if row["duration_us"] else "",
+            keep=4,
+            right=True,
+        ),
+        Column("BY", lambda row: row["who"], keep=3),
+        Column("ASKED", lambda row: run.output.time(row["queued_at"], short=True), keep=2),
+        Column("FILE", lambda row: row["error"] or row["path"], keep=7, fold=20),
+    ]
+    run.output.table(columns, answer["exports"], "No exports yet.")
+
+
+def _state_of(row: Mapping[str, Any]) -> str:
+    return f"{row['percent']} %" if row["state"] == "running" else str(row["state"])
+
+
+@exports.command(cls=Command, short_help="Cancel an export that waits or is at work.")
+@click.argument("job", type=JobName(), metavar="EXPORT")
+@click.pass_obj
+def cancel(run: Run, job: str) -> None:
+    """Cancel an export that waits or is at work; nothing of its file is left."""
+    if (answer := run.ask("export-cancel", job=job)) is not None:
+        run.output.line(
+            f"Cancelled: {answer['id'][:ID_SHOWN]}, {answer['form']} of {answer['session'][:ID_SHOWN]}"
+        )
+
+
+@exports.command(cls=Command, short_help="Copy the file of a finished export.")
+@click.argument("job", type=JobName(), metavar="EXPORT")
+@click.option("-o", "--output", "target", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", required=True,
+              help="Where to.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace FILE.")
+@click.pass_obj
+def fetch(run: Run, job: str, *, target: Path, force: bool) -> None:
+    """Copy the file of a finished export and its manifest; the ledger says that you saw it."""
+    from proxyd.cli_recordings import private_file, refuse_existing, write_private
+    from proxyd.recorder.exported import CHUNK_BYTES, digest, manifest_of
+
+    refuse_existing(target, force=force)
+    row = run.call("export-fetch", job=job)
+    made = Path(row["path"])
+
+    def check(copied: Path) -> None:
+        if digest(copied) != row["sha256"]:
+            raise ProxydError(f"{made} is not the file that was exported: see proxyctl verify {made}")
+        write_private(manifest_of(target), [manifest_of(made).read_bytes()])
+
+    with made.open("rb") as source, private_file(target, check) as file:
+        while data := source.read(CHUNK_BYTES):
+            file.write(data)
+    if run.output.json:
+        run.output.document(row | {"path": str(target)})
+    run.output.line(f"{target}: {row['form']}, {size(row['size'])}")
