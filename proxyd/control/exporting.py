@@ -1,6 +1,6 @@
 """What may be asked about exports: a job for one, how far it is, its manifest, its end; and the list of them.
 
-Rule 1: who may open the recording may export it: the ledger has the view before the work begins, as for a replay.
+Rule 1: it takes a permission of its own, and what else a replay takes: the ledger has the view before the work begins.
 Rule 2: a file is signed for while its job is at work, once, and never of a recording that was purged meanwhile; the entry of
         the ledger that the signing makes is the file's manifest.
 Rule 3: `fetch` is a view: it is in the ledger before it is said where the file is.

@@ -125,9 +125,9 @@ def test_only_who_began_a_job_speaks_for_it(background: Any, at_work: Any, playe
             call(f"export-{name}", job=job, **more)
     assert listed(background)[job]["percent"] == 41
     played.operate_as("PAM Operator")
-    with pytest.raises(ControlError, match="it takes sessions"):
+    with pytest.raises(ControlError, match="it takes recordings"):
         call("export-cancel", job=job)
-    with pytest.raises(ControlError, match="it takes sessions"):
+    with pytest.raises(ControlError, match="it takes recordings"):
         at_work()
     assert state(background, job) == "running"
 
@@ -354,7 +354,7 @@ def test_what_can_not_begin_in_the_background_says_why_at_once(
     assert (done.returncode, "of desktops" in done.stderr) == (2, True)
     played.operate_as("PAM Operator")
     done = apart("export", "1a2b", "--background", "-o", str(tmp_path / "x"))
-    assert (done.returncode, "sessions.replay" in done.stderr) == (1, True)
+    assert (done.returncode, "recordings.export" in done.stderr) == (1, True)
     assert list(played.ledger.entries("view")) == []
 
 
