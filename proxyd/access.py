@@ -178,6 +178,11 @@ class Access:
         """Return the user of that name."""
         return self._users.get(name)
 
+    def welcomes(self, name: str, source_ip: str) -> bool:
+        """Tell whether the user may come from that address."""
+        user = self._users.get(name)
+        return user is not None and _may_come_from(user, source_ip)
+
     def parse_username(self, text: str) -> Wanted:
         """Split a client's user name as `parse_username` does, knowing our users."""
         return parse_username(text, self._users)

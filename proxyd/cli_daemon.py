@@ -1,4 +1,4 @@
-"""The commands of `proxyd`: serve, init, check, demo; `index` is cli_index's part."""
+"""The commands of `proxyd`: serve, console, init, check, demo; `index` is cli_index's part."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def add_to(group: CommandLine) -> None:
     """Add these commands, in the order the help shows them."""
     from proxyd.cli_index import index
 
-    for command in (serve, init, check, index, demo):
+    for command in (serve, console, init, check, index, demo):
         group.add_command(command)
 
 
@@ -29,6 +29,20 @@ def serve(run: Run) -> None:
     from proxyd import daemon
 
     daemon.serve(run.find_config())
+
+
+@click.command(short_help="Run the web console.")
+@take_config
+@click.pass_obj
+def console(run: Run) -> None:
+    """Run the web console in the foreground, until SIGTERM or Ctrl-C; SIGHUP reads users again.
+
+    It asks the daemon at the control socket for whoever has signed in, and opens recordings with the identity that
+    [recording] names. Where it listens, [console] says.
+    """
+    from proxyd.console import main
+
+    main.run(run.find_config())
 
 
 @click.command(cls=Command, short_help="Make a state directory, keys and a configuration.")

@@ -72,6 +72,7 @@ __all__ = [
     "Clipboard",
     "ClipboardWay",
     "Config",
+    "Console",
     "Control",
     "DatabaseListen",
     "Devices",
@@ -301,6 +302,25 @@ class Control(_Section, frozen=True, kw_only=True):
     roles: list[Role] = []
 
 
+class Console(_Section, frozen=True, kw_only=True):
+    """The web console: a process of its own, `proxyd console`; `certificate`, `key`: PEM.
+
+    `public`: the "host:port" browsers reach it by; empty: `address`, or this machine's name where that is every address.
+    `second_factor`: nobody signs in without a one-time code, whatever their `factors` say. A sign-in ends after
+    `idle_minutes` without a request, and after `hours` in any case.
+    """
+
+    certificate: Existing
+    key: Existing
+    address: Address = "127.0.0.1:8443"
+    public: PublicAddress = ""
+    second_factor: bool = True
+    idle_minutes: Seconds = (
+        30  # ASVS 5.0 7.3.1 asks for a bound; half an hour is what NIST SP 800-63B has at AAL2
+    )
+    hours: Seconds = 12  # NIST SP 800-63B, AAL2: once a working day
+
+
 class User(_Section, frozen=True, kw_only=True):
     """Who may log in to the proxy, and by which chains of factors; empty `factors`: see `chains`."""
 
@@ -463,6 +483,7 @@ class Config(_Section, frozen=True, kw_only=True):
     rules: list[Rule] = []
     retention: list[Retention] = []
     store: Store | None = None
+    console: Console | None = None
 
 
 def load(path: Path) -> Config:

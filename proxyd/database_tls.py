@@ -17,7 +17,7 @@ from proxyd.errors import ConfigError, TargetError
 from proxyd.tls import Pinned
 
 if TYPE_CHECKING:
-    from proxyd.config import Target, TlsListen
+    from proxyd.config import Console, Target, TlsListen
 
 
 class TargetTls(NamedTuple):
@@ -27,7 +27,7 @@ class TargetTls(NamedTuple):
     server_hostname: str | None
 
 
-def front_context(listen: TlsListen) -> ssl.SSLContext:
+def front_context(listen: TlsListen | Console) -> ssl.SSLContext:
     """Make the context of a front; reads files. Raises ConfigError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

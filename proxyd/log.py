@@ -25,7 +25,11 @@ QUIET_LIBRARIES: Final = (
     "asyncio",
     "alembic",
     "sqlalchemy",
+    "anycorn",
 )  # their INFO tells of every connection
+SILENT_LIBRARIES: Final = (
+    "anyio.streams.tls",  # a traceback for every scanner that breaks off a handshake
+)
 MAX_DEPTH: Final = 4  # of nested fields looked into; deeper ones are not shown
 MAX_TEXT: Final = 2048  # characters of one field; an event is no place for a payload
 
@@ -108,6 +112,13 @@ def setup(settings: config.Log) -> None:
     root.setLevel(level)
     for name in QUIET_LIBRARIES:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    for name in SILENT_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def standard(name: str) -> logging.Logger:
+    """Give a library that asks for one a logger of the standard library's, which ends in our stream (Rule 3)."""
+    return logging.getLogger(name)
 
 
 def get(name: str) -> structlog.typing.FilteringBoundLogger:

@@ -387,6 +387,22 @@ roles = ["PAM Administrator", "System Administrator"]
 #name = "Night shift"
 #permissions = ["sessions.list", "sessions.block", "sessions.drop", "daemon.status"]
 
+# ------------------------------------------------------------------------------------------------- console
+
+# The web console, "proxyd console": users sign in with their password and one-time code, and see what their roles allow.
+# It reads this file, and opens recordings with recording.identity.
+#[console]
+#address = "127.0.0.1:8443"
+#certificate = "keys/tls.crt"
+#key = "keys/tls.key"
+# What browsers call it; default: address, or this machine's name where that is every address.
+#public = "console.example:443"
+# Nobody signs in without a one-time code.
+#second_factor = true
+# A sign-in ends after so long without a request, and after so long in any case.
+#idle_minutes = 30
+#hours = 12
+
 # --------------------------------------------------------------------------------------------------- users
 
 #[users.alice]

@@ -148,7 +148,7 @@ class Client:
             messages: list[dict[str, Any]] = []
             while not messages:
                 messages = frames.feed(self._receive(connection))
-            return _answer_of(messages[0])
+            return answer_of(messages[0])
 
     def stream(self, name: str, **arguments: Any) -> Stream:
         """Ask a command that answers for as long as it runs. Raises ControlError, here or while it runs."""
@@ -240,14 +240,14 @@ class Stream:
 
     def _frame(self, message: dict[str, Any]) -> dict[str, Any]:
         if "error" in message:
-            _answer_of(message)
+            answer_of(message)
         if isinstance(packed := message.get("records"), bytes):
             message["records"] = unpack_records(packed)
         self.ended = self.ended or "end" in message
         return message
 
 
-def _answer_of(message: dict[str, Any]) -> dict[str, Any]:
+def answer_of(message: dict[str, Any]) -> dict[str, Any]:
     """Give an answer's map, or raise the ControlError it carries."""
     match message:
         case {"ok": dict() as answer}:

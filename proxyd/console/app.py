@@ -1,0 +1,152 @@
+"""The console as an ASGI application: its table of addresses, and what every error becomes.
+
+Rule 1: everything but signing in, and the files pages are made with, is for signed-in people (visit.signed_in).
+Rule 2: what a person may do is the daemon's word, never this table's.
+Rule 3: an error is a page that says what happened; a fault of ours says no more than that it is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+
+from proxyd import log
+from proxyd.access import Access
+from proxyd.admission import Admission
+from proxyd.config import Console
+from proxyd.console import acting, detail, entry, listing, live
+from proxyd.console.assets import Assets
+from proxyd.console.daemon import Daemon
+from proxyd.console.forms import BadForm
+from proxyd.console.guard import Guard, origins
+from proxyd.console.pages import Pages
+from proxyd.console.recordings import Recordings
+from proxyd.console.signin import SignIns
+from proxyd.console.visit import COOKIE, Handler, signed_in
+from proxyd.control.client import Code, ControlError
+
+STATUS: Final = {
+    Code.USAGE: 400,
+    Code.FORMAT: 400,
+    Code.DENIED: 403,
+    Code.NOT_FOUND: 404,
+    Code.REFUSED: 409,
+    Code.BUSY: 503,
+    Code.UNREACHABLE: 503,
+    Code.TIMEOUT: 504,
+    Code.INTERNAL: 502,
+}
+TITLES: Final = {
+    400: "That did not work",
+    403: "You may not do this",
+    404: "Not found",
+    409: "Not now",
+    429: "Too many requests",
+    503: "The daemon can't be reached",
+}
+
+_log = log.get("console")
+
+
+@dataclass(slots=True)
+class Site:
+    """What the console's handlers use; `access` is replaced whole by a reload, `live` counts live views."""
+
+    settings: Console
+    access: Access
+    admission: Admission
+    daemon: Daemon
+    signins: SignIns
+    assets: Assets
+    pages: Pages
+    recordings: Recordings
+    live: int = 0
+
+
+def application(site: Site, hosts: Collection[str]) -> Starlette:
+    """Make the application; `hosts`: each "host:port" it is called by."""
+    app = Starlette(
+        routes=[
+            Route("/sign-in", entry.ask, methods=["GET"]),
+            Route("/sign-in", entry.enter, methods=["POST"]),
+            Route("/static/{name}", site.assets.serve, methods=["GET"]),
+            WebSocketRoute("/sessions/{session}/live/stream", live.stream),
+            *(_route(path, handler, method) for method, path, handler in TABLE),
+        ],
+        middleware=[Middleware(Guard, hosts=origins(hosts))],
+        exception_handlers={
+            ControlError: _control_error,
+            BadForm: _bad_form,
+            HTTPException: _http_error,
+            Exception: _fault,
+        },
+    )
+    app.state.site = site
+    return app
+
+
+_ONE: Final = "/sessions/{session}"
+TABLE: Final[tuple[tuple[str, str, Handler], ...]] = (
+    ("POST", "/sign-out", entry.leave),
+    ("GET", "/", listing.sessions),
+    ("GET", "/blocked", listing.blocked),
+    ("POST", "/blocked/release", listing.release),
+    ("GET", _ONE, detail.show),
+    ("GET", f"{_ONE}/logs", detail.logs),
+    ("GET", f"{_ONE}/live", live.show),
+    ("GET", f"{_ONE}/drop", acting.ask_drop),
+    ("POST", f"{_ONE}/drop", acting.drop),
+    ("POST", f"{_ONE}/block", acting.block),
+    ("POST", f"{_ONE}/unblock", acting.unblock),
+    ("POST", f"{_ONE}/message", acting.message),
+    ("GET", f"{_ONE}/hold", acting.ask_hold),
+    ("POST", f"{_ONE}/hold", acting.hold),
+    ("POST", f"{_ONE}/release", acting.release),
+)
+
+
+def _route(path: str, handler: Handler, method: str) -> BaseRoute:
+    return Route(path, signed_in(handler), methods=[method])
+
+
+def _error(request: Request, status: int, text: str) -> Response:
+    site: Site = request.app.state.site
+    who = site.signins.find(request.cookies.get(COOKIE, ""))
+    page = site.pages.render(
+        "error.html", who=who, notice="", path="", title=TITLES.get(status, "That did not work"), text=text
+    )
+    return HTMLResponse(page, status)
+
+
+async def _control_error(request: Request, error: Exception) -> Response:
+    status = STATUS.get(error.code, 502) if isinstance(error, ControlError) else 502
+    return _error(request, status, _sentence(str(error)))
+
+
+async def _bad_form(request: Request, error: Exception) -> Response:
+    return _error(request, error.status if isinstance(error, BadForm) else 400, str(error))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return _error(
+        request, status, "There is nothing at this address." if status == 404 else "That can't be done here."
+    )
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    _log.error("fault in the console", path=request.url.path, error=type(error).__name__, exc_info=error)
+    return _error(request, 500, "The console met a fault of its own; its log says which.")
+
+
+def _sentence(text: str) -> str:
+    text = text.partition("; see: proxyctl")[0].partition(": see proxyctl")[0]  # a page has links for that
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."

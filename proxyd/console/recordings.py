@@ -1,0 +1,76 @@
+"""Recordings, opened in the console's own process: the daemon says who may, this process has the identity that opens them.
+
+Rule 1: nothing is opened before the daemon has allowed it, for this person and this time, and has it in the ledger.
+Rule 2: worker threads only; a few recordings stay open, as long as they are looked at.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import trio
+
+from proxyd import cli_desktop
+from proxyd.cli_log import Entry, entries
+from proxyd.console.visit import Visit
+from proxyd.errors import ConfigError
+from proxyd.recorder.replay import Recording
+
+KEPT_OPEN: Final = 16  # recordings: some kilobytes each, and what finding their segments costs
+READERS: Final = 4  # threads that decrypt at a time: a crowd of viewers leaves the processors to sessions
+
+_readers = trio.CapacityLimiter(READERS)
+Result = TypeVar("Result")
+
+
+class Recordings:
+    """Opens recordings with one identity."""
+
+    def __init__(self, identity: Path | None) -> None:
+        self._identity = identity
+        self._lock = threading.Lock()
+        self._open: OrderedDict[Path, Recording] = OrderedDict()
+
+    async def read(
+        self, visit: Visit, kind: str, work: Callable[[Recording, dict[str, Any]], Result]
+    ) -> Result:
+        """Have the daemon allow `kind` (log, replay, export) to whoever asks, then do `work` on the recording.
+
+        Raises ControlError, ConfigError, FormatError.
+        """
+        answer = await visit.call(kind, session=visit.session)
+        path, live = Path(answer["path"]), answer["session"]["state"] == "live"
+        return await trio.to_thread.run_sync(
+            lambda: work(self._opened(path, keep=not live), answer), limiter=_readers, abandon_on_cancel=True
+        )
+
+    def _opened(self, path: Path, *, keep: bool) -> Recording:
+        with self._lock:
+            if keep and path in self._open:
+                self._open.move_to_end(path)
+                return self._open[path]
+        if self._identity is None:
+            raise ConfigError("the console has no identity that opens recordings: set recording.identity")
+        found = Recording.open(path, self._identity)
+        with self._lock:
+            if keep:
+                self._open[path] = found
+            while len(self._open) > KEPT_OPEN:
+                self._open.popitem(last=False)
+        return found
+
+
+def log_of(recording: Recording, answer: dict[str, Any]) -> tuple[list[Entry], str]:
+    """Give the log of a session, in order, and what is missing from it."""
+    if cli_desktop.is_desktop(answer["session"]):
+        log = cli_desktop.log_of(recording)
+        missing = log.error or (
+            f"{log.unread} messages of the client could not be read" if log.unread else ""
+        )
+        return sorted(log.entries, key=attrgetter("at_us")), missing
+    return sorted(entries(recording.records()), key=attrgetter("at_us")), recording.damage or ""

@@ -1,0 +1,117 @@
+"""Who is signed in to the console: one record for each browser, known by a token only that browser has.
+
+Rule 1: the token is 256 random bits, new at every sign-in; here is only its SHA-256, so nothing here signs anybody in.
+Rule 2: a sign-in ends after a time without a request, and after a longer one whatever happens (config.Console).
+Rule 3: everything is bounded: sign-ins of one user, of all, and requests of one; the oldest, or the request, gives way.
+Rule 4: no clock of its own, nothing on disk: a restart of the console signs everybody out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from proxyd.config import Console
+
+TOKEN_BYTES: Final = 32  # ASVS 5.0 7.2.3 wants 128 bits of entropy at least
+MAX_SIGN_INS: Final = 2000  # a few hundred bytes each
+MAX_OF_USER: Final = 10  # browsers of one person
+REQUESTS_PER_SECOND: Final = 50.0  # a player that is dragged about asks for some 20 a second
+REQUESTS_BURST: Final = 300.0
+LIVE_OF_ONE: Final = 8  # live views open in one browser
+
+
+@dataclass(slots=True)
+class SignIn:
+    """One browser of a user. `notice`: what the next page tells; `live`: live views that are open."""
+
+    user: str
+    source: str
+    began: float
+    seen: float
+    form_token: str = field(default_factory=lambda: secrets.token_urlsafe(TOKEN_BYTES), repr=False)
+    notice: str = ""
+    live: int = 0
+    over: bool = False
+    tokens: float = REQUESTS_BURST
+
+    def holds(self, form_token: str) -> bool:
+        """Tell whether a form is one this sign-in was given."""
+        return hmac.compare_digest(self.form_token.encode(), form_token.encode(errors="replace"))
+
+
+class SignIns:
+    """The sign-ins of one console."""
+
+    def __init__(self, settings: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._idle_s, self._longest_s = settings.idle_minutes * 60, settings.hours * 3600
+        self._clock = clock
+        self._known: dict[bytes, SignIn] = {}  # by the token's SHA-256, oldest first
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def begin(self, user: str, source: str) -> str:
+        """Sign a user in; give the token for their browser."""
+        now = self._clock()
+        for key in [key for key, one in self._known.items() if not self._good(one, now)]:
+            self._forget(key)
+        own = [key for key, one in self._known.items() if one.user == user]
+        for key in own[: max(len(own) - MAX_OF_USER + 1, 0)] or list(self._known)[: self._too_many()]:
+            self._forget(key)
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        self._known[_digest(token)] = SignIn(user, source, now, now)
+        return token
+
+    def find(self, token: str) -> SignIn | None:
+        """Give the sign-in a token stands for, and count this as a request of it; None when there is none."""
+        key, now = _digest(token), self._clock()
+        found = self._known.get(key)
+        if found is None:
+            return None
+        if not self._good(found, now):
+            self._forget(key)
+            return None
+        elapsed, found.seen = now - found.seen, now
+        found.tokens = min(REQUESTS_BURST, found.tokens + elapsed * REQUESTS_PER_SECOND)
+        return found
+
+    def good(self, one: SignIn) -> bool:
+        """Tell whether a sign-in still counts: a live view asks while it runs."""
+        return self._good(one, self._clock())
+
+    def take(self, one: SignIn) -> bool:
+        """Spend one request; False when there were too many."""
+        if one.tokens < 1:
+            return False
+        one.tokens -= 1
+        return True
+
+    def end(self, token: str) -> None:
+        """Sign one browser out; idempotent."""
+        self._forget(_digest(token))
+
+    def keep(self, users: Callable[[str], bool]) -> None:
+        """Sign out whoever is no user any more."""
+        for key in [key for key, one in self._known.items() if not users(one.user)]:
+            self._forget(key)
+
+    def _good(self, one: SignIn, now: float) -> bool:
+        idle = one.live == 0 and now - one.seen >= self._idle_s  # who watches is there
+        return not (one.over or idle or now - one.began >= self._longest_s)
+
+    def _forget(self, key: bytes) -> None:
+        if found := self._known.pop(key, None):
+            found.over = True
+
+    def _too_many(self) -> int:
+        return max(len(self._known) - MAX_SIGN_INS + 1, 0)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode(errors="replace")).digest()
