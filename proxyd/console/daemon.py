@@ -66,9 +66,17 @@ class Daemon:
         raise ControlError(Code.TIMEOUT, f"the daemon did not answer within {self._deadline_s:g} s")
 
     @asynccontextmanager
-    async def stream(self, person: str, address: str, name: str, /, **arguments: Any) -> AsyncIterator[Stream]:
+    async def stream(
+        self, person: str, address: str, name: str, /, **arguments: Any
+    ) -> AsyncIterator[Stream]:
         """Ask a command that answers for as long as it runs. Raises ControlError."""
-        request = {"id": REQUEST_ID, "command": name, "arguments": arguments, "as": person, "address": address}
+        request = {
+            "id": REQUEST_ID,
+            "command": name,
+            "arguments": arguments,
+            "as": person,
+            "address": address,
+        }
         async with await self._connect() as connection:
             with suppress(trio.BrokenResourceError):  # who is refused is answered before they are read
                 await connection.send_all(pack_frame(request, REQUEST_LIMIT))

@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 LIVE_OF_ALL: Final = 40  # the control socket takes 64 connections, and lists and actions need some
 CHECK_SECONDS: Final = 5.0
 DESKTOP: Final = "rdp"
-CLOSE_REFUSED, CLOSE_OVER, CLOSE_CROWD = 4403, 4401, 4429  # RFC 6455 7.4.2: private use; HTTP's numbers for it
+CLOSE_REFUSED, CLOSE_OVER, CLOSE_CROWD = (
+    4403,
+    4401,
+    4429,
+)  # RFC 6455 7.4.2: private use; HTTP's numbers for it
 REASON_BYTES: Final = 120  # RFC 6455 5.5: a control frame holds 125
 _LOGGED: Final = frozenset({Kind.CHANNEL, Kind.REQUEST})  # too much of it for a feed beside a screen
 
@@ -48,7 +52,13 @@ async def show(visit: Visit) -> Response:
     session = shown(answer["session"])
     if not session["is_live"]:
         return visit.to(f"/sessions/{visit.session}", "This session has ended; its recording is here.")
-    kind = "desktop" if session["protocol"] == DESKTOP else "queries" if session["protocol"] in PROTOCOLS else "terminal"
+    kind = (
+        "desktop"
+        if session["protocol"] == DESKTOP
+        else "queries"
+        if session["protocol"] in PROTOCOLS
+        else "terminal"
+    )
     return visit.stage("live.html", session=session, block=answer["block"], kind=kind)
 
 
@@ -100,7 +110,7 @@ async def _until_heard(socket: WebSocket, scope: trio.CancelScope) -> None:
 
 
 async def _until_over(site: Site, who: SignIn, scope: trio.CancelScope) -> None:
-    while site.signins.good(who):
+    while site.signins.good(who):  # noqa: ASYNC110  time ends it, and nobody tells
         await trio.sleep(CHECK_SECONDS)
     scope.cancel()
 

@@ -12,8 +12,8 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from proxyd.console.guard import policy
 from proxyd.console.forms import BadForm, Form, read_form
+from proxyd.console.guard import policy
 from proxyd.console.signin import SignIn
 from proxyd.control.client import Code, ControlError
 

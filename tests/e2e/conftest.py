@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.console_lab import console_lab  # noqa: F401  a fixture
 from tests.e2e.lab import DIRECT_ONLY, RUNNING, Lab, furnish, make_lab
 from tests.peers import Sshd
 

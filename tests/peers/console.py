@@ -44,7 +44,9 @@ class Person:
         self.used = max(self.used + 1, int(time.time()) // STEP_S)
         wait = (self.used - 1) * STEP_S - time.time()
         if wait > 0:
-            eventually("the next one-time code", lambda: time.time() >= (self.used - 1) * STEP_S, within_s=wait + 5)
+            eventually(
+                "the next one-time code", lambda: time.time() >= (self.used - 1) * STEP_S, within_s=wait + 5
+            )
         return pyotp.TOTP(self.secret).at(self.used * STEP_S)
 
 
@@ -125,7 +127,9 @@ class Console:
         assert self.process is not None
         return self.process.text()
 
-    def ask(self, method: str, path: str, body: bytes | str | None = None, headers: dict[str, str] | None = None) -> Answer:
+    def ask(
+        self, method: str, path: str, body: bytes | str | None = None, headers: dict[str, str] | None = None
+    ) -> Answer:
         """Send one request as it is; nothing is followed, nothing is kept."""
         context = ssl.create_default_context(cafile=str(self.proxyd.home / "keys" / "tls.crt"))
         connection = http.client.HTTPSConnection(HOST, self.port, timeout=20, context=context)

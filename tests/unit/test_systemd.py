@@ -20,6 +20,7 @@ from proxyd.systemd_notify import notify
 
 UNITS = Path(__file__).parents[2] / "systemd"
 UNIT = UNITS / "proxyd.service"
+CONSOLE = UNITS / "proxyd-console.service"
 MOST_EXPOSED = 1.5  # of 10, in systemd-analyze's own measure; a bare unit has 9.6
 
 pytestmark = pytest.mark.mission("M19")
@@ -46,9 +47,10 @@ def service() -> dict[str, list[str]]:
     return found
 
 
-def test_exposure_is_low():
-    done = run(tool("systemd-analyze"), "security", "--offline=true", "--no-pager", str(UNIT))
-    level = re.search(r"exposure level for proxyd.service: ([\d.]+)", done.stdout)
+@pytest.mark.parametrize("unit", [UNIT, CONSOLE], ids=["daemon", "console"])
+def test_exposure_is_low(unit):
+    done = run(tool("systemd-analyze"), "security", "--offline=true", "--no-pager", str(unit))
+    level = re.search(rf"exposure level for {unit.name}: ([\d.]+)", done.stdout)
     assert level, done.stderr
     assert float(level[1]) <= MOST_EXPOSED
 
@@ -66,11 +68,13 @@ def test_low_ports_cost_one_capability_only(tmp_path):
         assert line == "" or line.endswith("=CAP_NET_BIND_SERVICE")
 
 
-def test_unit_is_valid(tmp_path):
+@pytest.mark.parametrize("unit", [UNIT, CONSOLE], ids=["daemon", "console"])
+def test_unit_is_valid(tmp_path, unit):
     """Every directive is known; only the program's own path is exchanged, it need not be installed here."""
-    (tmp_path / UNIT.name).write_text(UNIT.read_text().replace("/opt/proxyd/bin/proxyd", sys.executable))
-    done = run(tool("systemd-analyze"), "verify", "--man=no", str(tmp_path / UNIT.name))
-    ours = [line for line in done.stderr.splitlines() if UNIT.name in line]
+    for one in (UNIT, CONSOLE):
+        (tmp_path / one.name).write_text(one.read_text().replace("/opt/proxyd/bin/proxyd", sys.executable))
+    done = run(tool("systemd-analyze"), "verify", "--man=no", str(tmp_path / unit.name))
+    ours = [line for line in done.stderr.splitlines() if unit.name in line]
     assert (done.returncode, ours) == (0, []), done.stderr
 
 
@@ -131,7 +135,7 @@ def test_everything_loads_without_writable_code():
             sys.exit("the switch is off")
         except PermissionError:
             pass
-        import proxyd.daemon, proxyd.cli
+        import proxyd.daemon, proxyd.cli, proxyd.console.main
         from argon2 import PasswordHasher
         from proxyd import host
         PasswordHasher().hash("x")

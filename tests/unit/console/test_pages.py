@@ -39,7 +39,17 @@ def test_local_paths_pass(path):
 
 @pytest.mark.parametrize(
     "path",
-    ["", "//evil.example", "/\\evil.example", "https://evil.example", "javascript:alert(1)", "/a\\b", "/a b", "/a\r\nb", "evil"],
+    [
+        "",
+        "//evil.example",
+        "/\\evil.example",
+        "https://evil.example",
+        "javascript:alert(1)",
+        "/a\\b",
+        "/a b",
+        "/a\r\nb",
+        "evil",
+    ],
 )
 def test_other_paths_lead_home(path):
     assert local_path(path) == "/"
@@ -55,7 +65,12 @@ async def form(body: bytes, kind: str = "application/x-www-form-urlencoded"):
 
 async def test_forms_are_read():
     found = await form(b"a=1&b=+x+&a=2&secret=+p+&c=")
-    assert (found.text("a"), found.text("b"), found.secret("secret"), found.text("none")) == ("2", "x", " p ", "")
+    assert (found.text("a"), found.text("b"), found.secret("secret"), found.text("none")) == (
+        "2",
+        "x",
+        " p ",
+        "",
+    )
     assert found.all("a") == ["1", "2"]
     assert found.all("c") == []
 

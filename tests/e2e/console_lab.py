@@ -1,0 +1,107 @@
+"""A console beside a lab, people who may sign in to it, and a real Chromium: one of each for all tests of a worker."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.e2e.lab import RUNNING, Lab, furnish, make_lab
+from tests.peers import eventually
+from tests.peers.console import PASSWORD, Console
+
+ADMIN, AUDITOR, OPERATOR, NOBODY = "ann", "audrey", "oscar", "nora"
+WAIT_MS = 20_000  # for what a page is to show; a busy machine takes some seconds
+SHOTS = os.environ.get("CONSOLE_SHOTS", "")  # where pictures of every step go; none without
+
+
+@dataclass
+class ConsoleLab:
+    """A lab with a console."""
+
+    lab: Lab
+    console: Console
+    browser: Browser
+    states: dict[str, Any] = field(default_factory=dict)
+
+    def context(self, name: str = ADMIN, **options: Any) -> BrowserContext:
+        """A browser profile of one person, signed in; each signs in once, with the form."""
+        fixed = {"ignore_https_errors": True, "viewport": {"width": 1280, "height": 800}, **options}
+        if name not in self.states:
+            context = self.browser.new_context(**fixed)
+            page = context.new_page()
+            sign_in(page, self.console, name)
+            self.states[name] = context.storage_state()
+            context.close()
+        return self.browser.new_context(storage_state=self.states[name], **fixed)
+
+    @contextmanager
+    def page(self, name: str = ADMIN, **options: Any) -> Iterator[Page]:
+        """A page of one person; a script error or a violated policy fails the test."""
+        context = self.context(name, **options)
+        page = context.new_page()
+        page.set_default_timeout(WAIT_MS)
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on(
+            "console",
+            lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None,
+        )
+        try:
+            yield page
+        finally:
+            context.close()
+        assert not wrong, wrong
+
+    def shown(self, page: Page, text: str) -> list[str]:
+        """Wait until the terminal on the page shows a text; give its rows."""
+        rows = lambda: page.evaluate("window.proxyd ? proxyd.screen.text() : []")  # noqa: E731
+        eventually(
+            f"the screen shows {text!r}", lambda: any(text in row for row in rows()), within_s=WAIT_MS / 1000
+        )
+        return rows()
+
+
+def sign_in(page: Page, console: Console, name: str) -> None:
+    """Sign in as people do."""
+    page.goto(console.url)
+    page.get_by_label("User name").fill(name)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_label("One-time code").fill(console.people[name].code())
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("button", name="Sign out").wait_for()
+
+
+def shot(page: Page, name: str) -> None:
+    """Keep a picture of a step, where pictures are wanted."""
+    if SHOTS:
+        Path(SHOTS).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=Path(SHOTS) / f"{name}.png")
+
+
+@pytest.fixture(scope="session")
+def console_lab(shared: Path) -> Iterator[ConsoleLab]:
+    """The console all tests of a worker share."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium IS MISSING: nothing shows that the console's pages work in a browser")
+    made = make_lab(shared / "console-lab")
+    with made.sshd:
+        furnish(made)
+        console = Console(made.proxyd, shared / "console")
+        console.person(ADMIN, "PAM Administrator")
+        console.person(AUDITOR, "PAM Auditor")
+        console.person(OPERATOR, "PAM Operator")
+        console.person(NOBODY)
+        with made.proxyd, console, sync_playwright() as player:
+            browser = player.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            yield ConsoleLab(made, console, browser)
+            browser.close()
+    RUNNING.remove(made)

@@ -1,0 +1,213 @@
+"""The console in a real Chromium: each test is a step of the manual page "How to manage a remote session"."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.e2e.console_lab import ADMIN, AUDITOR, NOBODY, OPERATOR, WAIT_MS, ConsoleLab, shot
+from tests.e2e.lab import held, ssh
+from tests.peers import eventually
+from tests.peers.daemon import TARGET, USER
+
+pytestmark = pytest.mark.timeout(300)
+
+expect.set_options(timeout=WAIT_MS)
+SHELL = "exec cat"
+XSS = "<img src=x onerror=document.title='owned'><script>document.title='owned'</script>"
+
+
+def ended_session(lab: ConsoleLab, directory: Path, command: str) -> str:
+    """Run a command through the proxy to its end; give the session."""
+    before = lab.lab.proxyd.ids()
+    with ssh(lab.lab.proxied(directory), command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
+        client.communicate(timeout=60)
+    return lab.lab.proxyd.newest(before)["id"]
+
+
+@pytest.mark.mission("M1")
+def test_remote_sessions_list_and_filters(console_lab, short):
+    ended_session(console_lab, short, "true")
+    with held(console_lab.lab, short, SHELL), console_lab.page() as page:
+        page.goto(console_lab.console.url)
+        rows = page.locator("tbody tr")
+        first = rows.first
+        expect(first).to_contain_text("live")
+        expect(first).to_contain_text(USER)
+        expect(first).to_contain_text(TARGET)
+        shot(page, "remote-sessions")
+        page.get_by_label("State").select_option("ended")
+        page.get_by_role("button", name="Filter").click()
+        expect(rows.first).to_contain_text("ended")
+        expect(page.get_by_text("Live Stream")).to_have_count(0)
+        page.get_by_label("User").fill("nobody-is-called-so")
+        page.get_by_role("button", name="Filter").click()
+        expect(page.get_by_text("No such session.")).to_be_visible()
+
+
+@pytest.mark.mission("M2", "M3")
+def test_remote_session_live_stream_and_hold_on(console_lab, short):
+    with held(console_lab.lab, short, SHELL) as (client, session), console_lab.page() as page:
+        page.goto(console_lab.console.url)
+        page.locator(f'a[href="/sessions/{session}/live"]').click()
+        console_lab.shown(page, "up")
+        client.stdin.write(b"typed while watched\n")
+        client.stdin.flush()
+        console_lab.shown(page, "typed while watched")
+        expect(page.locator("[data-said=viewers]")).to_have_text(ADMIN)
+        assert console_lab.lab.proxyd.live()[0]["viewers"] == 1
+
+        page.get_by_label("Reason").fill("what is this?")
+        page.get_by_role("button", name="Hold on!").click()
+        expect(page.locator("[data-said=blocked]")).to_contain_text(f"Blocked by {ADMIN}")
+        console_lab.shown(page, "Session interaction revoked")
+        client.stdin.write(b"typed while blocked\n")
+        client.stdin.flush()
+        expect(page.locator("[data-said=events]")).to_contain_text("of input while blocked")
+        assert not any("typed while blocked" in row for row in page.evaluate("proxyd.screen.text()"))
+        shot(page, "live-stream-blocked")
+
+        with ssh(
+            console_lab.lab.proxied(short), "true", stderr=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as refused:
+            assert b"prevented to start sessions by ann" in b"".join(refused.communicate(timeout=60))
+        page.get_by_role("button", name="Release").click()
+        expect(page.get_by_role("button", name="Hold on!")).to_be_visible()
+        client.stdin.write(b"typed when released\n")
+        client.stdin.flush()
+        console_lab.shown(page, "typed when released")
+
+        page.get_by_label("Message to the user").fill("please finish by noon")
+        page.get_by_role("button", name="Send").click()
+        console_lab.shown(page, "please finish by noon")
+    assert {"who": ADMIN, "kind": "live"}.items() <= console_lab.lab.proxyd.call("show", session=session)[
+        "views"
+    ][0].items()
+
+
+@pytest.mark.mission("M3")
+def test_remote_session_release_from_the_list_of_blocked_users(console_lab, short):
+    with held(console_lab.lab, short, SHELL) as (_, session), console_lab.page() as page:
+        page.goto(f"{console_lab.console.url}/sessions/{session}")
+        page.get_by_role("button", name="Hold on!").click()
+        expect(page.get_by_role("status")).to_contain_text("is blocked")
+        page.get_by_role("link", name="Users with session block").click()
+        row = page.locator("tbody tr", has_text=USER)
+        expect(row).to_contain_text(ADMIN)
+        shot(page, "users-with-session-block")
+        row.get_by_role("button", name="Release").click()
+        expect(page.get_by_text("Nobody is blocked.")).to_be_visible()
+        assert not console_lab.lab.proxyd.live()[0]["blocked"]
+
+
+@pytest.mark.mission("M4")
+def test_remote_session_drop_a_session(console_lab, short):
+    with held(console_lab.lab, short, SHELL) as (client, session), console_lab.page() as page:
+        page.goto(console_lab.console.url)
+        page.locator(f'a[href="/sessions/{session}/drop"]').click()
+        page.get_by_role("link", name="No").click()
+        assert console_lab.lab.proxyd.live()[0]["id"] == session
+        page.get_by_role("link", name="Drop Session").click()
+        shot(page, "drop-session")
+        page.get_by_label("Reason").fill("over")
+        page.get_by_role("button", name="Yes").click()
+        expect(page.get_by_role("heading", name="Interrupt Session")).to_be_visible()
+        expect(page.get_by_role("status")).to_contain_text("The session was interrupted")
+        shot(page, "interrupt-session")
+        assert b"You have been disconnected" in b"".join(client.communicate(timeout=60))
+    assert console_lab.lab.proxyd.ended(session)["by"] == ADMIN
+
+
+@pytest.mark.mission("M5", "M10", "M11")
+def test_remote_session_session_logs_and_info(console_lab, short):
+    session = ended_session(console_lab, short, f"echo {XSS!r}; exit 3")
+    with console_lab.page() as page:
+        page.goto(console_lab.console.url)
+        page.locator(f'a[href="/sessions/{session}/logs"]').click()
+        expect(page.get_by_role("heading", name="Session logs")).to_be_visible()
+        expect(page.locator("table")).to_contain_text("onerror=document.title")
+        expect(page.locator("table")).to_contain_text("status 3")
+        shot(page, "session-logs")
+        page.get_by_role("link", name="Events").click()
+        expect(page.locator("table")).not_to_contain_text("onerror")
+        page.locator(".crumbs a").last.click()
+        info = page.locator("section", has=page.get_by_role("heading", name="Session info"))
+        for text in (session, "SSH", "127.0.0.1", "root"):
+            expect(info).to_contain_text(text)
+        expect(page.locator("section", has=page.get_by_role("heading", name="User info"))).to_contain_text(
+            USER
+        )
+        expect(page.get_by_role("heading", name="Vulnerability analysis")).to_be_visible()
+        expect(
+            page.locator("section", has=page.get_by_role("heading", name="Who saw this session"))
+        ).to_contain_text(ADMIN)
+        shot(page, "session")
+        assert "owned" not in page.title()
+
+
+@pytest.mark.mission("M7")
+def test_remote_session_prevent_purge(console_lab, short):
+    session = ended_session(console_lab, short, "true")
+    with console_lab.page() as page:
+        page.goto(console_lab.console.url)
+        page.locator(f'a[href="/sessions/{session}/hold"]').click()
+        expect(page.get_by_role("heading", name="Prevent session purge")).to_be_visible()
+        page.get_by_role("textbox").fill("case 4711")
+        shot(page, "prevent-purge")
+        page.get_by_role("button", name="Prevent Purge").click()
+        expect(page.get_by_role("status")).to_contain_text("no purge takes it")
+        expect(page.locator("main")).to_contain_text("prevented by ann")
+        assert console_lab.lab.proxyd.call("show", session=session)["hold"]["reason"] == "case 4711"
+        page.get_by_role("link", name="Release hold").click()
+        page.get_by_role("button", name="Release").click()
+        expect(page.get_by_role("status")).to_contain_text("held no longer")
+
+
+@pytest.mark.mission("M2")
+def test_roles_decide_who_may_do_what(console_lab, short):
+    with held(console_lab.lab, short, SHELL) as (_, session):
+        with console_lab.page(OPERATOR) as page:
+            page.goto(f"{console_lab.console.url}/sessions/{session}/live")
+            expect(page.locator("[data-said=end]")).to_contain_text("may not do this")
+            assert console_lab.lab.proxyd.live()[0]["viewers"] == 0
+        with console_lab.page(AUDITOR) as page:
+            page.goto(f"{console_lab.console.url}/sessions/{session}/live")
+            console_lab.shown(page, "up")
+            page.goto(f"{console_lab.console.url}/sessions/{session}/drop")
+            page.get_by_role("button", name="Yes").click()
+            expect(page.get_by_role("heading", name="You may not do this")).to_be_visible()
+        with console_lab.page(NOBODY) as page:
+            page.goto(f"{console_lab.console.url}/sessions/{session}")
+            expect(page.get_by_role("heading", name="You may not do this")).to_be_visible()
+        assert console_lab.lab.proxyd.live()[0]["id"] == session
+
+
+def test_pages_work_without_scripts(console_lab, short):
+    with (
+        held(console_lab.lab, short, SHELL) as (_, session),
+        console_lab.page(java_script_enabled=False) as page,
+    ):
+        page.goto(console_lab.console.url)
+        expect(page.locator("tbody tr").first).to_contain_text("UTC")
+        page.goto(f"{console_lab.console.url}/sessions/{session}/live")
+        expect(page.locator("noscript")).to_contain_text("needs JavaScript")
+        page.get_by_role("button", name="Hold on!").click()
+        eventually("the session is blocked", lambda: console_lab.lab.proxyd.live()[0]["blocked"])
+        page.get_by_role("button", name="Release").click()
+        eventually("the session is free", lambda: not console_lab.lab.proxyd.live()[0]["blocked"])
+
+
+def test_signing_out_ends_a_live_view_elsewhere(console_lab, short):
+    with held(console_lab.lab, short, SHELL) as (_, session), console_lab.page(AUDITOR) as page:
+        page.goto(f"{console_lab.console.url}/sessions/{session}/live")
+        console_lab.shown(page, "up")
+        other = page.context.new_page()
+        other.goto(console_lab.console.url)
+        other.get_by_role("button", name="Sign out").click()
+        other.get_by_role("heading", name="proxyd").wait_for()
+        expect(page.locator("[data-said=end]")).to_contain_text("signed out")
+        del console_lab.states[AUDITOR]
+        eventually("nobody watches", lambda: console_lab.lab.proxyd.live()[0]["viewers"] == 0)
