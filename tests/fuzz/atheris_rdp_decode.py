@@ -131,14 +131,14 @@ def records(source: Input) -> Iterator[Record]:
         by_client = step.op in program.BY_CLIENT
         kind = (Kind.REFUSED if shut else Kind.INPUT_PDU) if by_client else Kind.PDU
         for piece in step.pieces:
-            for body in _frames(piece):
+            for body in in_frames(piece):
                 said += len(body) if by_client else 0
                 if said > MOST_SAID:
                     return
                 yield Record(number, number * STEP_US, kind, 0, body)
 
 
-def _frames(piece: bytes) -> list[bytes]:
+def in_frames(piece: bytes) -> list[bytes]:
     """Cut what was said at once into frames, as the tape has them; what is no frame is a record as it is."""
     framer = wire.Framer()
     try:
