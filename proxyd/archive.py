@@ -38,6 +38,7 @@ class Archive:
     def __init__(self, core: Core, uploads: Uploads | None = None) -> None:
         self._core = core
         self._purging = trio.Lock()
+        self.purges_fail = False
         self.uploads = uploads
         self.holds = Holds(core.catalog)
         stored = uploads.stored if uploads else None
@@ -58,18 +59,19 @@ class Archive:
         while True:
             hourly = trio.current_time() - swept >= HOUR_S
             if hourly or await trio.to_thread.run_sync(self._pressed):
-                await self._try(self._finish)
-                await self._try(self.sweep)
+                self.purges_fail = not (await self._try(self._finish) and await self._try(self.sweep))
                 swept = trio.current_time() if hourly else swept
             await trio.sleep(MINUTE_S)
 
-    async def _try(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do it; what fails is logged and counted (rule 2)."""
+    async def _try(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Do it, and say whether it was done; what fails is logged and counted (rule 2)."""
         try:
             await work()
         except (ProxydError, OSError) as error:
             metrics.PURGES_FAILED.inc()
             _log.error("a purge failed; it is tried again", why=str(error))
+            return False
+        return True
 
     async def _finish(self) -> None:
         for session in await trio.to_thread.run_sync(self._undertaker.finish):
@@ -126,5 +128,6 @@ class Archive:
             if not await trio.to_thread.run_sync(self._undertaker.purge, one, by):
                 return False
         metrics.PURGED.labels(by="policy" if by == BY else "operator").inc()
+        metrics.PURGED_BYTES.inc(one.size)
         _log.info("purged", session=one.session, target=one.target, size=one.size, why=one.why, by=by)
         return True

@@ -35,6 +35,7 @@ from proxyd.decoders import PACKAGES, freerdp
 from proxyd.engine import Caller, Converse, Core, Engine, MakeEngine
 from proxyd.errors import ConfigError
 from proxyd.exports import Exports
+from proxyd.health import Watch
 from proxyd.indexing.pool import Indexer
 from proxyd.listener import Listener
 from proxyd.protocols.ssh.engine import SshEngine, front_options
@@ -96,6 +97,7 @@ class Daemon:
         self.core: Core
         self.archive: Archive
         self.exports: Exports
+        self.health: Watch
         self.indexer = Indexer(settings.index, settings.recording)
         self.tickets = Tickets()
 
@@ -148,6 +150,8 @@ class Daemon:
                 nursery.start_soon(self.archive.run)
                 self.exports = Exports(Jobs(self.catalog, self.config.node), self.config.export.jobs)
                 await self.exports.lose()
+                self.health = Watch(self.core, self.archive, self.indexer)
+                nursery.start_soon(self.health.run)
                 names = await self._open(nursery)
                 for listener in self._listeners:
                     nursery.start_soon(listener.run)
@@ -245,7 +249,9 @@ class Daemon:
         if settings.listen.rdp is not None:
             names["rdp"] = await self._open_rdp(settings.listen.rdp)
         if settings.listen.metrics is not None:
-            names["metrics"] = await nursery.start(metrics.serve, settings.listen.metrics.address)
+            names["metrics"] = await nursery.start(
+                metrics.serve, settings.listen.metrics.address, lambda: self.health.now
+            )
         names["control"] = str(
             await nursery.start(ControlServer(self, connections=CONTROL_CONNECTIONS).serve)
         )

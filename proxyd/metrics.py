@@ -6,8 +6,9 @@ Rule 2: the server is no gate to anything: two fixed paths, small requests, a de
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -76,6 +77,9 @@ RECORDINGS_FAILED: Final = Counter(
 PURGED: Final = Counter(
     "proxyd_recordings_purged", "Recordings purged, by policy or by operator.", ["by"], registry=REGISTRY
 )
+PURGED_BYTES: Final = Counter(
+    "proxyd_purged_bytes", "Bytes of the recordings that were purged.", registry=REGISTRY
+)
 PURGES_FAILED: Final = Counter(
     "proxyd_purges_failed", "Times a purge ended with an error.", registry=REGISTRY
 )
@@ -137,6 +141,29 @@ EXPORTS_ENDED: Final = Counter(
     registry=REGISTRY,
 )
 
+RDP_GRAPHICS: Final = Counter(
+    "proxyd_rdp_graphics",
+    "Desktops begun, by how they are painted: bitmap, gfx, noavc or avc420.",
+    ["policy"],
+    registry=REGISTRY,
+)
+RDP_BROKEN: Final = Counter(
+    "proxyd_rdp_broken",
+    "Desktops that ended because a side broke the protocol: client or target.",
+    ["by"],
+    registry=REGISTRY,
+)
+HEALTH: Final = Gauge("proxyd_health", "What /health says: 2 ok, 1 degraded, 0 failing.", registry=REGISTRY)
+RECORDABLE: Final = Gauge(
+    "proxyd_recordings_possible", "1 while the disk of recordings takes new ones.", registry=REGISTRY
+)
+CATALOG_REACHABLE: Final = Gauge(
+    "proxyd_catalog_reachable", "1 while the catalog answers.", registry=REGISTRY
+)
+STORE_REACHABLE: Final = Gauge(
+    "proxyd_store_reachable", "1 while the store takes all it is given.", registry=REGISTRY
+)
+
 MAX_REQUEST_BYTES: Final = 8 << 10  # Apache's and nginx's limit for a request's head
 REQUEST_SECONDS: Final = 5.0  # a scraper on the same network sends one packet
 MAX_CONNECTIONS: Final = 16  # two scrapers, a health check and a curious person; more wait in the backlog
@@ -144,7 +171,24 @@ READ_BYTES: Final = 2048
 TOKEN: Final = b"HTTP/1."
 
 
-async def serve(address: str, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
+class Told(Protocol):
+    """How the daemon is; health.Health is one."""
+
+    @property
+    def failing(self) -> bool:
+        """Say whether it is of no use."""
+
+    @property
+    def text(self) -> str:
+        """Say how it is."""
+
+
+async def serve(
+    address: str,
+    health: Callable[[], Told],
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
     """Serve GET and HEAD of /metrics and /health on `address` ("host:port") until cancelled.
 
     Starts with the address it listens on, as "host:port" (port 0 in `address`: the kernel chose). Raises OSError.
@@ -157,14 +201,14 @@ async def serve(address: str, *, task_status: trio.TaskStatus[str] = trio.TASK_S
         async with stream:
             with trio.move_on_after(REQUEST_SECONDS):
                 async with places:
-                    await _answer(stream)
+                    await _answer(stream, health)
 
     bound = listeners[0].socket.getsockname()
     task_status.started(f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}")
     await trio.serve_listeners(answer, listeners)
 
 
-async def _answer(stream: trio.SocketStream) -> None:
+async def _answer(stream: trio.SocketStream, health: Callable[[], Told]) -> None:
     """Read one request head, write one response, and close: no keep-alive, no body."""
     head = bytearray()
     try:
@@ -173,7 +217,7 @@ async def _answer(stream: trio.SocketStream) -> None:
             if not data:
                 return
             head += data
-        await stream.send_all(response(bytes(head)))
+        await stream.send_all(response(bytes(head), health()))
         await stream.send_eof()
         while await stream.receive_some(READ_BYTES):  # closing with unread data would reset what we sent
             pass
@@ -181,7 +225,7 @@ async def _answer(stream: trio.SocketStream) -> None:
         return
 
 
-def response(head: bytes) -> bytes:
+def response(head: bytes, health: Told) -> bytes:
     """Answer a request head with the bytes of a whole HTTP/1.1 response (RFC 9112)."""
     if len(head) > MAX_REQUEST_BYTES:
         return _reply(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -195,7 +239,8 @@ def response(head: bytes) -> bytes:
     if path == b"/metrics":
         return _reply(HTTPStatus.OK, generate_latest(REGISTRY), CONTENT_TYPE_PLAIN_0_0_4, with_body=with_body)
     if path == b"/health":
-        return _reply(HTTPStatus.OK, b"ok\n", with_body=with_body)
+        status = HTTPStatus.SERVICE_UNAVAILABLE if health.failing else HTTPStatus.OK
+        return _reply(status, health.text.encode(), with_body=with_body)
     return _reply(HTTPStatus.NOT_FOUND, with_body=with_body)
 
 

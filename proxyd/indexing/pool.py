@@ -107,13 +107,18 @@ class Indexer(Follower):
         every = (one for worker in self._workers for one in worker.followed.values())
         return next((one for one in every if one.tape.id == session), None)
 
+    def lag(self) -> float:
+        """Give the age of the oldest record no process has read yet, in seconds."""
+        every = (one for worker in self._workers for one in worker.followed.values())
+        return max((one.lag() for one in every), default=0.0)
+
     def status(self) -> dict[str, int | float]:
         """Say how it is."""
         every = [one for worker in self._workers for one in worker.followed.values()]
         return {
             "workers": len(self._workers),
             "sessions": len(every),
-            "lag_seconds": round(max((one.lag() for one in every), default=0.0), 3),
+            "lag_seconds": round(self.lag(), 3),
             "restarts": sum(worker.restarts for worker in self._workers),
         }
 
@@ -139,7 +144,7 @@ class Indexer(Follower):
         """Keep the gauges, and rule 2."""
         every = [(worker, one) for worker in self._workers for one in worker.followed.values()]
         metrics.INDEX_SESSIONS.set(len(every))
-        metrics.INDEX_LAG.set(max((one.lag() for _, one in every), default=0.0))
+        metrics.INDEX_LAG.set(self.lag())
         ended = sorted(
             ((worker, one) for worker, one in every if one.ended_at is not None),
             key=lambda pair: pair[1].ended_at or 0.0,

@@ -89,6 +89,11 @@ class Database:
                     f"the catalog {shown} was made by a newer proxyd; nothing was changed"
                 ) from None
 
+    def ask(self) -> None:
+        """Return when the database answers. Raises CatalogError."""
+        with self.read() as connection:
+            connection.execute(sa.select(1))
+
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """Give a connection for one transaction, committed at its end. Raises CatalogError."""

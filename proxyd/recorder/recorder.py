@@ -121,6 +121,15 @@ class Recorder:
         self._trimmer = _Trimmer()
         self._packer = new_packer()  # the writer's
 
+    @property
+    def untold(self) -> int:
+        """Count the sessions whose end the catalog could not take so far."""
+        return len(self._late)
+
+    def behind_s(self) -> float:
+        """Give how long the oldest record that is not written waits, in seconds; 0 when there is none."""
+        return max(0.0, time.monotonic() - min(self._dirty.values(), default=NEVER))
+
     # ------------------------------------------------------------------ sessions
 
     async def open(

@@ -49,10 +49,14 @@ def test_a_catalog_that_goes_away_and_comes_back(
         assert refused.code == 255
         assert b"the list of blocked users can't be read" in refused.err
         assert server.address.encode() not in refused.err
+        eventually(
+            "it says so", lambda: lab.proxyd.health() == (503, "failing\ncatalog: it can't be reached\n")
+        )
         client.kill()
         eventually("its end is on disk", lambda: "is not in the catalog" in lab.proxyd.logs())
         server.start_again()
         assert lab.proxyd.ended(session)["state"] == "ended"
+        eventually("all is well", lambda: lab.proxyd.health() == (200, "ok\n"))
     assert SSH.execute(lab.proxied(short), "echo in").out == b"in\n"
     lab.proxyd.restart()
     states = {row["id"]: row["state"] for row in lab.proxyd.sessions()}

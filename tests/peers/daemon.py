@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -311,6 +312,16 @@ class Proxyd:
 
         path = self.call("export", session=session)["path"]
         return Recording.open(Path(path), self.home / self.settings["recording"]["identity"])
+
+    def health(self) -> tuple[int, str]:
+        """What /health says: the status, and the text."""
+        connection = http.client.HTTPConnection(HOST, self.metrics_port, timeout=10)
+        try:
+            connection.request("GET", "/health")
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
 
     def metrics(self) -> dict[str, float]:
         """Every sample of /metrics by its name with labels as written there."""

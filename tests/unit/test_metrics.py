@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxyd import metrics
 from proxyd.config import split_address
+from proxyd.health import Health
 
 pytestmark = pytest.mark.mission("M18")
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.mission("M18")
 @asynccontextmanager
 async def serving() -> AsyncIterator[tuple[str, int]]:
     async with trio.open_nursery() as nursery:
-        yield split_address(await nursery.start(metrics.serve, "127.0.0.1:0"))
+        yield split_address(await nursery.start(metrics.serve, "127.0.0.1:0", Health))
         nursery.cancel_scope.cancel()
 
 
@@ -106,7 +107,7 @@ async def test_a_peer_that_resets_harms_nobody() -> None:
 
 @given(st.binary(max_size=200))
 def test_any_head_gets_a_whole_response(head: bytes) -> None:
-    answer = metrics.response(head + b"\r\n\r\n")
+    answer = metrics.response(head + b"\r\n\r\n", Health())
     top, _, body = answer.partition(b"\r\n\r\n")
     assert top.startswith(b"HTTP/1.1 ")
     assert f"Content-Length: {len(body)}".encode() in top

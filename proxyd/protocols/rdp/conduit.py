@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from proxyd import metrics
 from proxyd.errors import Dropped, ProtocolBroken, ProxydError, TargetError
 from proxyd.gate import REVOKED, Settled
 from proxyd.protocols.rdp import share
@@ -120,6 +121,7 @@ class Conduit:
                 self._take(frame, out)
         except WireError as error:
             self._last_words(ErrorInfo.SERVER_DENIED_CONNECTION)
+            metrics.RDP_BROKEN.labels(by="client").inc()
             raise ProtocolBroken(f"The client {error}.") from None
         passing = b"".join(out)
         self._passed += len(passing)
@@ -150,6 +152,7 @@ class Conduit:
                 self._give(frame, out)
         except WireError as error:
             self._last_words(ErrorInfo.RPC_INITIATED_DISCONNECT)
+            metrics.RDP_BROKEN.labels(by="target").inc()
             raise TargetError(f"{self._session.target} {error}.") from None
         answers, licenses = self._from_target.answers, self._from_target.licenses
         while answers:

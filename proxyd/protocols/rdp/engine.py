@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
-from proxyd import host, log
+from proxyd import host, log, metrics
 from proxyd.access import Wanted
 from proxyd.characters import printable
 from proxyd.decoders import usable
@@ -161,6 +161,7 @@ class RdpEngine:
                 self._lobby = None  # it is the session's screen now
             conduit = self._joined(session, client, target, wants, desk)
             session.attach(conduit)
+            metrics.RDP_GRAPHICS.labels(policy=graphics).inc()
         except BaseException:
             target.stream.abort()
             raise
