@@ -23,6 +23,7 @@ from proxyd.recorder.retention import Doomed, Undertaker, plan
 if TYPE_CHECKING:
     from proxyd.engine import Core
     from proxyd.recorder.catalog import SessionRow
+    from proxyd.search.feed import Feed
     from proxyd.uploads import Uploads
 
 HOUR_S: Final = 3600.0
@@ -35,7 +36,7 @@ _log = log.get("archive")
 class Archive:
     """Holds and retention of one daemon."""
 
-    def __init__(self, core: Core, uploads: Uploads | None = None) -> None:
+    def __init__(self, core: Core, uploads: Uploads | None = None, search: Feed | None = None) -> None:
         self._core = core
         self._purging = trio.Lock()
         self.purges_fail = False
@@ -43,8 +44,14 @@ class Archive:
         self.holds = Holds(core.catalog)
         stored = uploads.stored if uploads else None
         config = core.config
+        forget = search.index.forget if search else None
         self._undertaker = Undertaker(
-            config.recording.directory, self.holds, core.ledger, stored, config.export.directory
+            config.recording.directory,
+            self.holds,
+            core.ledger,
+            stored,
+            config.export.directory,
+            forget=forget,
         )
 
     async def run(self) -> None:

@@ -115,6 +115,8 @@ def _recording(config: Config) -> Iterator[Finding]:
 def _index(config: Config) -> Iterator[Finding]:
     if config.listen.rdp is not None and config.index.enabled and importlib.util.find_spec(DECODER) is None:
         yield Finding("warning", "index.enabled", f"no desktop can be watched or indexed: {MISSING}")
+    if config.search.enabled and config.search.key:
+        yield from _reference("search.key", config.search.key)
 
 
 def _directory(where: str, path: Path) -> Iterator[Finding]:

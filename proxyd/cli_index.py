@@ -2,13 +2,15 @@
 
 Rule 1: the recording is read, never written; a sidecar gets its name when it is whole, and replaces what was there.
 Rule 2: a sidecar that is whole, of this session and of this version stays, unless --force says otherwise.
-Rule 3: a recording that can't be read is told, and the others are still done; the status then says that not all is well.
+Rule 3: where there is a search index, the texts of what is whole are in it afterwards; with --search they are put in anew.
+Rule 4: a recording that can't be read is told, and the others are still done; the status then says that not all is well.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from proxyd.recorder.replay import Recording
+    from proxyd.search.filling import Filling
 
 
 class Done(NamedTuple):
@@ -33,6 +36,7 @@ class Done(NamedTuple):
     text: str = ""
     bytes: int = 0
     faults: int = 0
+    texts: int | None = None  # put into the search index; None: it had them, or there is none
 
 
 @click.command(cls=Command, short_help="Make the index of recordings anew.")
@@ -41,11 +45,16 @@ class Done(NamedTuple):
     "--all", "everything", is_flag=True, help="Every ended recording that has none, or a damaged one."
 )
 @click.option("--force", is_flag=True, help="Also where it is whole.")
+@click.option(
+    "--search", "anew", is_flag=True, help="Put the texts into the search index anew, also where they are."
+)
 @take_identity
 @take_config
 @click.pass_obj
-def index(run: Run, what: str | None, *, everything: bool, force: bool, identity: Path | None) -> None:
-    """Make what is derived of recordings anew: pictures to seek by, keystrokes, heat map, spans of sound.
+def index(
+    run: Run, what: str | None, *, everything: bool, force: bool, anew: bool, identity: Path | None
+) -> None:
+    """Make what is derived of recordings anew: pictures to seek by, keystrokes, heat map, spans of sound, what search finds.
 
     The daemon makes it while a session lives; this is for what was deleted, damaged, or not finished. It needs the
     identity that opens recordings, as replaying does, and no daemon.
@@ -62,13 +71,33 @@ def index(run: Run, what: str | None, *, everything: bool, force: bool, identity
         )
     root = recording.directory
     folders = [recording_at(what, root)] if what is not None else list(store.recordings(root))
-    done = list(_each(run, folders, key, force=force))
+    with _search(run, anew=anew) as search:
+        done = list(_each(run, folders, key, search, force=force))
     _report(run, done)
     if any(one.result == "failed" for one in done):
         sys.exit(FAILED)
 
 
-def _each(run: Run, folders: list[Path], key: Path, *, force: bool) -> Iterator[Done]:
+@contextmanager
+def _search(run: Run, *, anew: bool) -> Iterator[Filling | None]:
+    """Open the search index, where there is one. Raises ConfigError, SearchError."""
+    from proxyd.search.filling import filling
+    from proxyd.vault import VaultError
+
+    settings = run.config().search
+    if not settings.enabled:
+        if anew:
+            raise ConfigError("search.enabled is false: there is no search index", run.find_config())
+        yield None
+        return
+    try:
+        with filling(settings, settings.sources, anew=anew) as search:
+            yield search
+    except VaultError as error:
+        raise ConfigError(f"search.key: {error.detail}", run.find_config()) from None
+
+
+def _each(run: Run, folders: list[Path], key: Path, search: Filling | None, *, force: bool) -> Iterator[Done]:
     """Do one after the other, and show how far it is."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -80,13 +109,15 @@ def _each(run: Run, folders: list[Path], key: Path, *, force: bool) -> Iterator[
         for folder in folders:
             task = progress.add_task(folder.name, total=1.0)
             try:
-                yield _one(folder, key, progress, task, force=force)
+                yield _one(folder, key, search, progress, task, force=force)
             except (ProxydError, OSError) as error:
                 yield Done(folder.name, "failed", str(error))
             progress.remove_task(task)
 
 
-def _one(folder: Path, key: Path, progress: Progress, task: TaskID, *, force: bool) -> Done:
+def _one(
+    folder: Path, key: Path, search: Filling | None, progress: Progress, task: TaskID, *, force: bool
+) -> Done:
     from proxyd.indexing.pool import PROTOCOLS
     from proxyd.recorder.replay import Recording
     from proxyd.recorder.sidecar import path_of
@@ -106,10 +137,12 @@ def _one(folder: Path, key: Path, progress: Progress, task: TaskID, *, force: bo
         try:
             for _ in recording.sidecar().items():
                 continue
-            return Done(folder.name, "whole", "", path_of(folder).stat().st_size)
+            texts = search.fill(recording) if search else None
+            return Done(folder.name, "whole", "", path_of(folder).stat().st_size, texts=texts)
         except FormatError as error:
             why = str(error) if path_of(folder).exists() else "there was none"
-    return _made(recording, progress, task, why)
+    done = _made(recording, progress, task, why)
+    return done._replace(texts=search.fill(recording, anew=True)) if search else done
 
 
 def _made(recording: Recording, progress: Progress, task: TaskID, why: str) -> Done:
@@ -138,6 +171,7 @@ def _report(run: Run, done: list[Done]) -> None:
         Column("RESULT", lambda row: row["result"]),
         Column("SESSION", lambda row: row["session"]),
         Column("SIZE", lambda row: size(row["bytes"]) if row["bytes"] else "", keep=5, right=True),
+        Column("TEXTS", lambda row: "" if row["texts"] is None else row["texts"], keep=3, right=True),
         Column("UNREAD", lambda row: row["faults"] or "", keep=3, right=True),
         Column("WHY", lambda row: row["text"], keep=4),
     ]

@@ -43,8 +43,9 @@ def add_to(group: CommandLine) -> None:
     from proxyd.cli_desktop import screenshot
     from proxyd.cli_export import export
     from proxyd.cli_exports import exports
+    from proxyd.cli_search import search
 
-    for command in (log, replay, screenshot, export, exports, verify):
+    for command in (search, log, replay, screenshot, export, exports, verify):
         group.add_command(command)
 
 

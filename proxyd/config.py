@@ -45,6 +45,7 @@ from proxyd.config_values import (
     Reference,
     Regex,
     ScramVerifier,
+    SearchSource,
     Seconds,
     StatementKind,
     StaticChannel,
@@ -61,6 +62,7 @@ from proxyd.config_values import (
 )
 from proxyd.decoders import Graphics
 from proxyd.errors import ConfigError
+from proxyd.search import SOURCES
 
 __all__ = [
     "CHANNELS",
@@ -89,6 +91,7 @@ __all__ = [
     "Recording",
     "Role",
     "Rule",
+    "Search",
     "SshListen",
     "Target",
     "TlsListen",
@@ -261,6 +264,19 @@ class Export(_Section, frozen=True, kw_only=True):
 
     jobs: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
     directory: Located = Path()
+
+
+class Search(_Section, frozen=True, kw_only=True):
+    """Full-text search over what was derived of sessions; off unless `enabled`.
+
+    `key`: where the key is that the index is encrypted with. `sources`: what is found. Empty `index`: below `state`, filled
+    by load.
+    """
+
+    enabled: bool = False
+    key: Reference | None = None
+    index: Located = Path()
+    sources: list[SearchSource] = msgspec.field(default_factory=lambda: list(SOURCES))
 
 
 class Store(_Section, frozen=True, kw_only=True):
@@ -475,6 +491,7 @@ class Config(_Section, frozen=True, kw_only=True):
     log: Log = Log()
     index: Index = Index()
     export: Export = Export()
+    search: Search = Search()
     listen: Listen = Listen()
     admission: Admission = Admission()
     users: dict[str, User] = {}
@@ -511,9 +528,12 @@ def load(path: Path) -> Config:
     reader = Reader(path, text)
     config: Config = reader.struct(table, Config, (), {"path": path})
     _check_consistency(config, reader)
-    kept = config.recording
+    kept, search = config.recording, config.search
     return msgspec.structs.replace(
         config,
+        search=msgspec.structs.replace(
+            search, index=search.index if "index" in table.get("search", {}) else config.state / "search.db"
+        ),
         recording=msgspec.structs.replace(
             kept,
             catalog=kept.catalog or f"sqlite:///{config.state / 'catalog.db'}",
@@ -563,6 +583,10 @@ def _check_consistency(config: Config, reader: Reader) -> None:
             reader.fail(("listen", kind, "target"), _unknown(f"{kind} target", front.target, spoken))
     if config.listen.rdp is not None and not (config.listen.rdp.nla or config.listen.rdp.deferred):
         reader.fail(("listen", "rdp", "deferred"), "nla or deferred must be true: nobody could log in")
+    if config.search.enabled and config.search.key is None:
+        reader.fail(("search", "key"), "is missing: it encrypts the index, which holds the words of sessions")
+    if config.search.enabled and not config.index.enabled:
+        reader.fail(("search", "enabled"), "is true, and index.enabled is false: nothing would be found")
     for place, rule in enumerate(config.rules):
         if not rule.pattern and not rule.kinds:
             reader.fail(("rules", place), "needs a pattern or kinds")

@@ -17,6 +17,7 @@ import pyrage
 
 from proxyd.config_reader import Check, one_of
 from proxyd.governance.permissions import ROLES, Permission
+from proxyd.search import SOURCES
 
 DESKTOP_CHANNELS: Final = (
     "clipboard",
@@ -291,6 +292,7 @@ MaxStartups = Annotated[str, Check(_as_written(parse_startups))]
 When = Annotated[str, Check(_as_written(parse_window))]
 Channel = Annotated[str, Check(one_of(CHANNELS))]
 PermissionName = Annotated[str, Check(one_of(tuple(Permission)))]
+SearchSource = Annotated[str, Check(one_of(SOURCES))]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Penalty = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]

@@ -45,6 +45,9 @@ from proxyd.recorder.keys import load_signer
 from proxyd.recorder.ledger import Ledger
 from proxyd.recorder.recorder import Gauges, Recorder
 from proxyd.recorder.recover import Recovered, recover
+from proxyd.search.feed import Feed
+from proxyd.search.opening import open_index, remove_index
+from proxyd.search.words import SearchError
 from proxyd.session import SHUTTING_DOWN, Registry
 from proxyd.systemd_notify import notify
 from proxyd.tokens import Tokens
@@ -100,6 +103,7 @@ class Daemon:
         self.health: Watch
         self.indexer = Indexer(settings.index, settings.recording)
         self.tickets = Tickets()
+        self._search: Feed | None = None
 
     # what the control socket needs, under the names it knows ---------------------------------
 
@@ -129,6 +133,11 @@ class Daemon:
         return self.core.ledger
 
     @property
+    def search(self) -> Feed | None:
+        """What keeps the search index; None: there is none."""
+        return self._search
+
+    @property
     def access(self) -> Access:
         """Who may reach what."""
         return self.core.access
@@ -145,8 +154,9 @@ class Daemon:
         async with self._core() as self.core, trio.open_nursery() as nursery:
             with host.signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as arriving:
                 await nursery.start(self.core.recorder.run)
+                self.indexer.search = self._search = await self._open_search(nursery)
                 self._start_indexer(nursery)
-                self.archive = Archive(self.core, await self._uploads())
+                self.archive = Archive(self.core, await self._uploads(), self._search)
                 nursery.start_soon(self.archive.run)
                 self.exports = Exports(Jobs(self.catalog, self.config.node), self.config.export.jobs)
                 await self.exports.lose()
@@ -179,6 +189,21 @@ class Daemon:
             _log.warning("desktops are recorded and not indexed", why=self.indexer.missing)
         self.recorder.follower = self.indexer
         nursery.start_soon(self.indexer.run)
+
+    async def _open_search(self, nursery: trio.Nursery) -> Feed | None:
+        """Open the search index, where there is one; what is not wanted any more is removed. Raises ConfigError."""
+        search = self._settings.search
+        if not search.enabled:
+            if await trio.to_thread.run_sync(remove_index, search.index):
+                _log.warning("the search index was removed: search.enabled is false", index=str(search.index))
+            return None
+        try:
+            index = await open_index(search)
+        except (SearchError, VaultError) as error:
+            raise ConfigError(getattr(error, "detail", str(error)), self.config.path) from None
+        feed = Feed(index, search.sources)
+        nursery.start_soon(feed.run)
+        return feed
 
     @asynccontextmanager
     async def _core(self) -> AsyncIterator[Core]:
@@ -215,6 +240,8 @@ class Daemon:
                 _log.info("stopped", ledger_entries=ledger.head.n, ledger_head=ledger.head.hash)
                 ledger.close()
                 catalog.close()
+                if self._search is not None:
+                    self._search.index.close()
 
     async def _uploads(self) -> Uploads | None:
         """Make the store elsewhere ready, where there is one; raises ConfigError."""
@@ -332,6 +359,7 @@ class Daemon:
             listen=before.listen,
             index=before.index,
             export=msgspec.structs.replace(settings.export, directory=before.export.directory),
+            search=before.search,
             control=msgspec.structs.replace(settings.control, socket=before.control.socket),
         )
         self.exports.allow(settings.export.jobs)

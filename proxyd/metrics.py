@@ -140,6 +140,16 @@ EXPORTS_ENDED: Final = Counter(
     ["result"],
     registry=REGISTRY,
 )
+SEARCH_TEXTS: Final = Counter("proxyd_search_texts", "Texts written to the search index.", registry=REGISTRY)
+SEARCH_FAILURES: Final = Counter(
+    "proxyd_search_failures", "Times texts could not be written to the search index.", registry=REGISTRY
+)
+SEARCH_SECONDS: Final = Histogram(
+    "proxyd_search_seconds",
+    "Time of one search.",
+    buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),  # 0.1 is promised, at 10 it is given up
+    registry=REGISTRY,
+)
 
 RDP_GRAPHICS: Final = Counter(
     "proxyd_rdp_graphics",

@@ -77,6 +77,7 @@ def initialise(directory: Path, *, ssh_port: int = 2222, metrics_port: int = 932
         _make_ssh_key(keys / "host_ca", "proxyd host CA", made)
         _make(keys / "signing.pem", _signing_key, made)
         _make(keys / "vault.identity", _identity, made)
+        _make(keys / "search.key", _search_key, made)
         _make_certificate(keys, made)
         made.recipient = _recipient(keys / "vault.identity")
         authority = (keys / "host_ca.pub").read_text().strip()
@@ -150,6 +151,10 @@ def _pem(key: Ed25519PrivateKey | ec.EllipticCurvePrivateKey, kind: PrivateForma
 
 def _signing_key() -> bytes:
     return _pem(Ed25519PrivateKey.generate(), PrivateFormat.PKCS8)
+
+
+def _search_key() -> bytes:
+    return f"{secrets.token_hex(32)}\n".encode()
 
 
 def _identity() -> bytes:
@@ -366,6 +371,19 @@ workers = 1
 jobs = 1
 # Where those go that are given no file; default: state/exports. They are in the clear, for their maker's eyes only.
 #directory = "state/exports"
+
+# -------------------------------------------------------------------------------------------------- search
+
+[search]
+# "proxyctl search": which words were typed and shown, run and answered, in which session and when.
+enabled = true
+# What its index is encrypted with: file:PATH, env:NAME, systemd:NAME or command:ARGV. The index has the words of recordings
+# without their recipients' key: keep this one off the disk the index is on, or encrypt that disk.
+key = "file:keys/search.key"
+# What is found. "keys" has what is typed at desktops, passwords too.
+sources = ["commands", "screen", "sql", "keys", "titles", "transfers", "findings"]
+# Default: state/search.db.
+#index = "state/search.db"
 
 # ------------------------------------------------------------------------------------------------- control
 

@@ -30,6 +30,7 @@ from proxyd.control.client import Code, ControlError
 from proxyd.control.issue import RdpFile, RdpRevoke, issue, revoke
 from proxyd.control.noting import note
 from proxyd.control.permissions import Caller, Permission
+from proxyd.control.searching import Search, search
 from proxyd.control.watching import Desktop, Send, live, look, picture, watched
 from proxyd.recorder.catalog import LIVE, Block, Catalog, NotFound, SessionFilter, SessionRow
 from proxyd.recorder.ledger import Ledger
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from proxyd.exports import Exports
     from proxyd.indexing.pool import Indexer
     from proxyd.recorder.recorder import Recorder
+    from proxyd.search.feed import Feed
     from proxyd.session import Registry, Session
     from proxyd.tokens import Tokens
 
@@ -83,6 +85,10 @@ class Services(Protocol):
     @property
     def indexer(self) -> Indexer:
         """What decodes live sessions."""
+
+    @property
+    def search(self) -> Feed | None:
+        """What keeps the search index; None: there is none."""
 
     @property
     def access(self) -> Access:
@@ -399,6 +405,10 @@ async def _log(services: Services, caller: Caller, one: One) -> dict[str, Any]:
     return await _open_recording(services, caller, one, "log")
 
 
+async def _quote(services: Services, caller: Caller, one: One) -> dict[str, Any]:
+    return await _open_recording(services, caller, one, "search")
+
+
 async def _export(services: Services, caller: Caller, one: One) -> dict[str, Any]:
     return await _open_recording(services, caller, one, "export")
 
@@ -538,6 +548,8 @@ COMMANDS: Mapping[str, Command] = {
     "export-cancel": Command(_P.EXPORT, exporting.One, exporting.cancel),
     "export-fetch": Command(_P.EXPORT, exporting.One, _export_fetch),
     "exports": Command(_P.LIST, exporting.Filter, exporting.exports),
+    "search": Command(_P.SEARCH, Search, search),
+    "quote": Command(_P.SEARCH, One, _quote),
     "hold": Command(_P.HOLD, keeping.Keep, keeping.hold),
     "release": Command(_P.HOLD, keeping.Release, keeping.release),
     "holds": Command(_P.LIST, Nothing, keeping.holds),

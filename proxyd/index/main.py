@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 SESSIONS: Final = {
     "rdp": "proxyd.index.rdp.derived",
     "ssh": "proxyd.index.terminal.derived",
+    "postgres": "proxyd.index.statements.derived",
+    "mysql": "proxyd.index.statements.derived",
 }
 LIVE_S: Final = 0.04  # 25 pictures a second
 TILE: Final = 64  # pixels: what changed is told in squares of this, joined to rows

@@ -1,7 +1,8 @@
 """One session as it is indexed: its tape is read to a child, what comes back goes to its sidecar and to who watches.
 
 Rule 1: the session never waits for any of this: its tape is read as a viewer reads it, from memory or from the file.
-Rule 2: of what the child derived nothing is kept but in the sidecar; when the child dies all is read anew.
+Rule 2: of what the child derived nothing is kept but in the sidecar, and the words of its texts in the search index where
+        there is one; when the child dies all is read anew.
 Rule 3: records that end the child, or that it can't read, TRIES times at the same place are given up: `proxyd index`
         says so again. What others did to the child does not count.
 """
@@ -20,6 +21,9 @@ from proxyd.indexing.frames import Begin, Failed, Fed, Feed, Finish, Look
 from proxyd.indexing.looking import Desk
 from proxyd.recorder.sidecar import Item, Writer
 from proxyd.recorder.tape import Tape
+from proxyd.search.feed import Feed as SearchFeed
+from proxyd.search.feed import Place
+from proxyd.search.words import About
 
 PACE_S: Final = 0.25  # between two batches while nobody watches: large ones cost less
 TRIES: Final = 3
@@ -33,7 +37,9 @@ class Unreadable(FormatError):
 class Followed(Desk):
     """A session; `number` is what the child knows it by. `reserve` says whether storage has room for a sidecar."""
 
-    def __init__(self, number: int, tape: Tape, reserve: Callable[[], None]) -> None:
+    def __init__(
+        self, number: int, tape: Tape, reserve: Callable[[], None], search: SearchFeed | None = None
+    ) -> None:
         super().__init__()
         self.number, self.tape = number, tape
         self.ended_at: float | None = None  # trio's time, once nothing more comes on the tape
@@ -41,7 +47,8 @@ class Followed(Desk):
         self.faults = self.size = self.restarts = 0
         self.awaiting = False  # the child's answer
         self.asked = 0  # when: the child answers in order
-        self._reserve = reserve
+        self._reserve, self._search = reserve, search
+        self._texts: Place | None = None  # where its texts go, while it is read
         self._child: Child | None = None
         self._answer: Fed | Failed | None = None
         self._answered = trio.Event()
@@ -58,6 +65,7 @@ class Followed(Desk):
         writer = await trio.to_thread.run_sync(
             Writer, self.tape.reel.folder, self.tape.id, self.tape.reel.dek
         )
+        self._texts = self._search.begin(about_of(self.tape)) if self._search is not None else None
         finished = False
         try:
             child.post(Begin(self.number, str(self.tape.meta.get("protocol", ""))))
@@ -72,6 +80,8 @@ class Followed(Desk):
         finally:
             self._child = None
             self.awaiting = False
+            if self._texts is not None:
+                self._texts.end(whole=finished)
             if not finished:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(writer.abandon)
@@ -101,6 +111,8 @@ class Followed(Desk):
         if fed.items:
             items = [Item(*item) for item in fed.items]
             await trio.to_thread.run_sync(self._write, writer, items)
+            if self._texts is not None:
+                await self._texts.add(items)
 
     def _write(self, writer: Writer, items: list[Item]) -> None:
         self._reserve()
@@ -152,3 +164,11 @@ class Followed(Desk):
         if self.fed_seq >= self._goal:
             self._goal, self._goal_at = self.tape.seq, now
         return now - self._goal_at if self.fed_seq < self._goal else 0.0
+
+
+def about_of(tape: Tape) -> About:
+    """Say of a tape's session what searches ask."""
+    protocol, user, target, login = (
+        str(tape.meta.get(name, "")) for name in ("protocol", "user", "target", "login")
+    )
+    return About(tape.id, protocol, user, target, login, tape.started_ns / 1e9)

@@ -23,9 +23,10 @@ from proxyd.indexing.looking import Looker, NoPicture
 from proxyd.recorder import store
 from proxyd.recorder.recorder import Follower
 from proxyd.recorder.tape import Tape
+from proxyd.search.feed import Feed
 
 DESKTOP: Final = "rdp"  # the protocol of sessions that have one
-PROTOCOLS: Final = frozenset({DESKTOP, "ssh"})  # whose sessions something is derived of
+PROTOCOLS: Final = frozenset({DESKTOP, "ssh", "postgres", "mysql"})  # whose sessions something is derived of
 DECODER: Final = "aardwolf"  # of desktops
 MISSING: Final = "the decoder of RDP recordings is not installed: pip install 'aardwolf>=0.2.16,<0.3'"
 ENDED_S: Final = 900.0  # a session of hours is read in minutes
@@ -64,6 +65,7 @@ class Indexer(Follower):
 
     def __init__(self, settings: Settings, storage: Storage) -> None:
         self._storage = storage
+        self.search: Feed | None = None  # where the texts of sessions go; set before the first session begins
         self._number = 0
         installed = importlib.util.find_spec(DECODER) is not None
         self.missing = "" if installed else MISSING  # why no desktop can be shown
@@ -80,7 +82,7 @@ class Indexer(Follower):
             return
         self._number += 1
         worker = min(self._workers, key=lambda one: len(one.followed))
-        worker.begin(Followed(self._number, tape, lambda: self._check_room(tape)))
+        worker.begin(Followed(self._number, tape, lambda: self._check_room(tape), self.search))
 
     def ended(self, tape: Tape) -> None:
         """Take note that nothing more comes on it."""

@@ -13,7 +13,7 @@ Times are seconds since 1970; sizes are bytes. All but `plan` waits for storage:
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -100,18 +100,21 @@ class Undertaker:
         ledger: Ledger,
         stored: Stored | None = None,
         exports: Path | None = None,
+        *,
+        forget: Callable[[str], None] | None = None,
     ) -> None:
-        """Take recordings away below `root`, and what was exported of them to `exports`."""
+        """Take recordings away below `root`, what was exported of them to `exports`; `forget` takes them out of searches."""
         self._root = root
         self._exports = exports
         self._stored = stored
+        self._forget = forget
         self._holds = holds
         self._ledger = ledger
 
     def purge(self, doomed: Doomed, by: str) -> bool:
         """Take a recording away; False when it may not go after all (rule 2).
 
-        Raises CatalogError, LedgerError; StoreError and OSError when storage refuses, and then `finish` takes it away.
+        Raises CatalogError, LedgerError; StoreError, SearchError, OSError when storage refuses: then `finish` takes it away.
         """
         row = self._holds.condemn(doomed.session, doomed.why)
         if row is not None:
@@ -142,6 +145,8 @@ class Undertaker:
                 size=row.size,
                 chain=row.chain,
             )
+        if self._forget is not None:
+            self._forget(row.id)
         folder = store.find(self._root, row.id)
         if self._stored is not None:
             self._stored.remote.delete(self._stored.key(self._stored.folder(row.path)))

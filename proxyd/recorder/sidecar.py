@@ -78,7 +78,7 @@ class Derived(IntEnum):
 
     KEYFRAME = 1  # map: see Keyframe
     TYPED = 2  # [refused: bool, text: str]: a line that was typed
-    HEAT = 3  # [input, output, findings]: bytes, and how many findings, in the second that begins at at_us
+    HEAT = 3  # [input, output, findings]: bytes (of databases: bytes of statements, rows), in the second from at_us on
     SOUND = 4  # [stream, end_us, rate, channels, bits]: sound from at_us to end_us
     SUMMARY = 5  # map: {seq, faults}: the last item; how much was read, and how much of it could not be
     TERMINAL = 6  # map: see Keyframe; of terminals

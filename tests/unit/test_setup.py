@@ -34,6 +34,7 @@ PRIVATE = {
     "host_ca",
     "signing.pem",
     "vault.identity",
+    "search.key",
     "tls.key",
 }
 

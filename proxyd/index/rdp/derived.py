@@ -19,6 +19,7 @@ from proxyd.index.rdp.canvas import Picture
 from proxyd.index.rdp.keys import Keys
 from proxyd.index.rdp.screen import Screen
 from proxyd.index.rdp.typed import Line, Lines
+from proxyd.index.told import told
 from proxyd.recorder.record import Kind, Record
 from proxyd.recorder.sidecar import Derived, Item, Keyframe, packed
 
@@ -49,7 +50,7 @@ class Session:
     def feed(self, record: Record) -> tuple[list[Item], list[Area]]:
         """Take the next record; gives what was derived, and what it painted."""
         self.seq, self.at_us = record.seq, record.at_us
-        items = self._heat.feed(record)
+        items = self._heat.feed(record) + told(record)
         painted = self.screen.feed(record)
         items += [_typed(line) for stroke in self._keys.feed(record) for line in self._lines.feed(stroke)]
         items += self._sounds.feed(record)

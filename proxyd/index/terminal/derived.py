@@ -8,12 +8,13 @@ Rule 3: a keyframe holds all terminals of the session; it waits for the end of a
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from proxyd.index.area import Area
 from proxyd.index.heat import Heat
 from proxyd.index.terminal.terminals import Terminals
 from proxyd.index.terminal.text import Text
+from proxyd.index.told import told
 from proxyd.recorder.record import Kind, Record
 from proxyd.recorder.sidecar import Derived, Item, Keyframe, packed
 
@@ -39,7 +40,7 @@ class Session:
     def feed(self, record: Record) -> tuple[list[Item], list[Area]]:
         """Take the next record; gives what was derived, and no rectangle of a desktop."""
         self.seq, self.at_us = record.seq, record.at_us
-        items = self._heat.feed(record) + _told(record)
+        items = self._heat.feed(record) + told(record)
         if record.kind is Kind.CHANNEL and record.body.get("event") == "close":
             items += self._closed(record.channel)
         if fed := self.terminals.take(record):
@@ -72,20 +73,3 @@ class Session:
         width, height = screen.size if screen else (0, 0)
         body = {"seq": self.seq, "width": width, "height": height, "rgb": b"", "saved": packed(saved)}
         return [Item(Derived.TERMINAL, self.at_us, body)]
-
-
-def _told(record: Record) -> list[Item]:
-    """Give the text of a record that tells of a transfer or a finding."""
-    body: Any = record.body
-    if record.kind is Kind.TRANSFER:
-        paths = " ".join(_text(body[name]) for name in ("operation", "path", "to") if body.get(name))
-        return [Item(Derived.TEXT, record.at_us, ["transfer", paths])]
-    if record.kind is Kind.FINDING:
-        return [
-            Item(Derived.TEXT, record.at_us, ["finding", _text(body.get("text") or body.get("code", ""))])
-        ]
-    return []
-
-
-def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

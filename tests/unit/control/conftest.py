@@ -144,6 +144,7 @@ class Played:
         self.registry = SimpleNamespace(list=lambda: list(self.sessions.values()))
         self.recorder = SimpleNamespace(live={})
         self.indexer = Indexer(Index(enabled=False), SimpleNamespace(reserve_bytes=0))
+        self.search = None
         self.broken_config = False
         self.reloads = 0
         self.config = SimpleNamespace(
