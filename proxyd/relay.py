@@ -6,7 +6,8 @@ Rule 2: memory is bounded. A stream is read only while the other one takes what 
 Rule 3: half-close passes through, but where a protocol has none. When both directions have ended, or there the first,
         what is on its way gets FLUSH_SECONDS.
 Rule 4: an error ends both directions in the same callback: nothing more is sent on, the target is cut. What
-        the client has been sent, an engine's last words too, gets FAREWELL_SECONDS; then `join` raises it.
+        the client has been sent, an engine's last words too, gets FAREWELL_SECONDS, or what is left until a moment
+        that was promised; then `join` raises it.
 Rule 5: cancelling `join` cuts both sides at once, however stuck they are. However `join` ends, both streams
         are closed.
 """
@@ -14,6 +15,7 @@ Rule 5: cancelling `join` cuts both sides at once, however stuck they are. Howev
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -95,6 +97,7 @@ class Relay:
         self.down = Leg(self, target, client, from_target)
         self._end: End | None = None
         self._error: Exception | None = None
+        self._cut_at = math.inf  # by trio's clock: no farewell goes on behind it
         self._over = trio.Event()
         self._target_ended = trio.Event()  # or the relay is over
         self._flushing = trio.CancelScope()
@@ -113,7 +116,8 @@ class Relay:
             if self._error is None:
                 await self._flush()
             if self._error is not None:
-                await self.client.aclose(FAREWELL_SECONDS)
+                left = self._cut_at - trio.current_time()
+                await self.client.aclose(max(0.0, min(FAREWELL_SECONDS, left)))
         finally:
             self.client.abort()
             self.target.abort()
@@ -129,10 +133,13 @@ class Relay:
         for stream in (self.client, self.target):
             (stream.pause if on else stream.resume)(Pause.HELD)
 
-    def stop(self, error: Exception) -> None:
-        """End both directions now; `join` raises `error`. The first error stays; callable from both planes."""
+    def stop(self, error: Exception, *, cut_at: float = math.inf) -> None:
+        """End both directions now; `join` raises `error`. The first error stays; callable from both planes.
+
+        `cut_at`: when, by trio's clock, the client is cut with what it has not read, if that is earlier than the farewell.
+        """
         if self._error is None:
-            self._error = error
+            self._error, self._cut_at = error, cut_at
             self.target.abort()
             self._stop()
             self._flushing.cancel()

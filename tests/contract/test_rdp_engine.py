@@ -9,6 +9,7 @@ import pytest
 import trio
 from fuzz.captured_rdp import XFREERDP_CONNECT_INITIAL
 
+from proxyd import relay
 from proxyd.protocols.rdp import credssp, fastpath, gcc, info, mcs, share, wire
 from proxyd.protocols.rdp.events import Scancode
 from proxyd.protocols.rdp.share import Control, ControlKind, ErrorInfo
@@ -435,7 +436,10 @@ async def flood(target: Target) -> None:
         await target.send(PICTURE * 2000)
 
 
-async def test_drop_reaches_a_client_that_does_not_read(tmp_path: Path) -> None:
+async def test_drop_reaches_a_client_that_does_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "FAREWELL_SECONDS", 3600.0)  # the order's own second is what counts
     async with rigged(tmp_path, flood) as rig, rig.session():
         (session,) = rig.core.registry.list()
         began = trio.current_time()

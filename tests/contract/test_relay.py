@@ -280,6 +280,16 @@ async def test_stop_gives_a_stuck_client_half_a_second(link, tmp_path):
         assert trio.current_time() - began < relay.FAREWELL_SECONDS + 0.4
 
 
+async def test_a_promised_moment_cuts_a_stuck_client_before_its_farewell_is_over(link, tmp_path, monkeypatch):
+    monkeypatch.setattr(relay, "FAREWELL_SECONDS", 3600.0)
+    async with rigged(link, tmp_path) as rig:
+        await fill(rig.server)
+        with trio.fail_after(60):
+            rig.relay.stop(Dropped("by an operator"), cut_at=trio.current_time() + 0.1)
+            await rig.over.wait()
+    assert str(rig.error) == "by an operator"
+
+
 @pytest.mark.parametrize("stuck", ["user", "server", "both"])
 async def test_cancel_cuts_stuck_sides_at_once(link, tmp_path, stuck):
     async with rigged(link, tmp_path) as rig:

@@ -5,7 +5,8 @@ Rule 2: the tape holds whole frames as the client sees them, in its numbers; of 
 Rule 3: both directions move whole frames, so what we say ourselves never stands inside another's.
 Rule 4: when the gate shuts, everything the user holds down is released at the target, once.
 Rule 5: `part` draws why, lets it be read for PARTING_S while nothing passes any more, and says it once more as Set Error
-        Info, for a client that is merely cut off comes back by itself. Both sides are closed within a second.
+        Info, for a client that is merely cut off comes back by itself. Both sides are closed PARTED_S behind the order,
+        however late anything in between was.
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ LOOK_S: Final = 1.0
 """Seconds between two looks whether a notice that stands has been painted over: a video does so with every picture."""
 
 PARTING_S: Final = 0.25
-"""Seconds the last notice stands alone: long enough to be seen, and with the relay's farewell still within a second."""
+"""Seconds from the order to part until the last notice has stood alone: long enough to be seen."""
+
+PARTED_S: Final = 0.6
+"""Seconds from the order to part until a client that does not read is cut. Of the second that is promised the rest is for
+what comes before and behind: the order's own way, a busy loop, the seal of the recording."""
 
 UNREAD_NOTICES: Final = 1 << 20
 """Unread bytes from which on a client is shown no notice: one that does not read must not make the proxy grow."""
@@ -72,6 +77,7 @@ class Conduit:
         self._passed = 0
         self._licensing = {"input": 0, "output": 0}
         self._left: str | None = None
+        self._ordered = 0.0  # when `part` was called
         self._over = False
 
     async def run(self) -> None:
@@ -270,6 +276,7 @@ class Conduit:
         if self._left is not None or self._over:
             return
         self._left = text
+        self._ordered = trio.current_time()
         if not text or self._nursery is None or not self._desk.active:
             self._close(text)
             return
@@ -283,14 +290,14 @@ class Conduit:
     async def _leave(self, text: str) -> None:
         """Close once the last notice could be read; the session's own scope has ended by then."""
         with trio.CancelScope(shield=True):
-            await trio.sleep(PARTING_S)
+            await trio.sleep_until(self._ordered + PARTING_S)
         self._close(text)
 
     def _close(self, text: str) -> None:
         if text:
             over = text == TIME_OVER
             self._last_words(ErrorInfo.LOGON_TIMEOUT if over else ErrorInfo.RPC_INITIATED_DISCONNECT)
-        self._relay.stop(Dropped(text))
+        self._relay.stop(Dropped(text), cut_at=self._ordered + PARTED_S)
 
 
 def _send(stream: Stream, data: bytes) -> None:
