@@ -89,6 +89,7 @@ __all__ = [
     "PostgresListen",
     "RdpListen",
     "Recording",
+    "Review",
     "Role",
     "Rule",
     "Search",
@@ -246,6 +247,23 @@ class Retention(_Section, frozen=True, kw_only=True):
     keep_days: Annotated[float, msgspec.Meta(gt=0)] | None = None
     max_bytes: Annotated[int, msgspec.Meta(ge=1)] | None = None
     free_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class Review(_Section, frozen=True, kw_only=True):
+    """Who may see sessions beyond what roles say.
+
+    `approval`: nobody sees one but by a request of theirs that `approvers` others have approved; `live`: live ones too.
+    `reasons` a request chooses from (none: any text), the pattern its governance `code` has to match (none: it may have
+    one), and for how long access is given at most. `download`: whether recordings may be exported.
+    """
+
+    approval: bool = False
+    live: bool = True
+    approvers: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    reasons: list[Text] = []
+    code: Regex = ""
+    longest_days: Annotated[float, msgspec.Meta(gt=0)] = 30
+    download: bool = True
 
 
 class Index(_Section, frozen=True, kw_only=True):
@@ -501,6 +519,7 @@ class Config(_Section, frozen=True, kw_only=True):
     retention: list[Retention] = []
     store: Store | None = None
     console: Console | None = None
+    review: Review = Review()
 
 
 def load(path: Path) -> Config:

@@ -45,6 +45,7 @@ from proxyd.recorder.keys import load_signer
 from proxyd.recorder.ledger import Ledger
 from proxyd.recorder.recorder import Gauges, Recorder
 from proxyd.recorder.recover import Recovered, recover
+from proxyd.recorder.reviews import Reviews
 from proxyd.search.feed import Feed
 from proxyd.search.opening import open_index, remove_index
 from proxyd.search.words import SearchError
@@ -101,6 +102,7 @@ class Daemon:
         self.archive: Archive
         self.exports: Exports
         self.health: Watch
+        self.reviews: Reviews
         self.indexer = Indexer(settings.index, settings.recording)
         self.tickets = Tickets()
         self._search: Feed | None = None
@@ -157,6 +159,7 @@ class Daemon:
                 self.indexer.search = self._search = await self._open_search(nursery)
                 self._start_indexer(nursery)
                 self.archive = Archive(self.core, await self._uploads(), self._search)
+                self.reviews = Reviews(self.core.catalog)
                 nursery.start_soon(self.archive.run)
                 self.exports = Exports(Jobs(self.catalog, self.config.node), self.config.export.jobs)
                 await self.exports.lose()

@@ -421,6 +421,23 @@ roles = ["PAM Administrator", "System Administrator"]
 #idle_minutes = 30
 #hours = 12
 
+# ------------------------------------------------------------------------------------------------ review
+
+[review]
+# Nobody, administrators included, sees a session but by a request of theirs that others have approved (proxyctl request);
+# live ones too, unless live = false.
+approval = false
+live = true
+# How many others have to approve.
+approvers = 1
+# What a request gives as its reason; none: any text. The pattern of the governance code it needs; "": it may have one.
+reasons = []
+code = ""
+# For how long access is given at most.
+longest_days = 30
+# Whether recordings may be exported, and exports downloaded.
+download = true
+
 # --------------------------------------------------------------------------------------------------- users
 
 #[users.alice]

@@ -25,13 +25,15 @@ import msgspec
 import trio
 
 from proxyd import __version__
-from proxyd.control import exporting, fetching, keeping
+from proxyd.control import exporting, fetching, keeping, reviewing
 from proxyd.control.client import Code, ControlError
 from proxyd.control.issue import RdpFile, RdpRevoke, issue, revoke
 from proxyd.control.noting import note
 from proxyd.control.permissions import Caller, Permission
 from proxyd.control.searching import Search, search
+from proxyd.control.seeing import Read, admit, refuse_unreadable
 from proxyd.control.watching import Desktop, Send, live, look, picture, watched
+from proxyd.governance.rules import NEEDS, Sight
 from proxyd.recorder.catalog import LIVE, Block, Catalog, NotFound, SessionFilter, SessionRow
 from proxyd.recorder.ledger import Ledger
 
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from proxyd.exports import Exports
     from proxyd.indexing.pool import Indexer
     from proxyd.recorder.recorder import Recorder
+    from proxyd.recorder.reviews import Reviews
     from proxyd.search.feed import Feed
     from proxyd.session import Registry, Session
     from proxyd.tokens import Tokens
@@ -81,6 +84,10 @@ class Services(Protocol):
     @property
     def exports(self) -> Exports:
         """What is exported now."""
+
+    @property
+    def reviews(self) -> Reviews:
+        """Auditors of sessions, and requests to view them."""
 
     @property
     def indexer(self) -> Indexer:
@@ -283,6 +290,7 @@ async def _show(services: Services, _caller: Caller, one: One) -> dict[str, Any]
     views = await trio.to_thread.run_sync(_views, services.ledger, row["id"])
     block = await trio.to_thread.run_sync(services.catalog.blocked, row["user"], row["target"])
     hold = await trio.to_thread.run_sync(services.archive.holds.of, row["id"])
+    auditors = await trio.to_thread.run_sync(services.reviews.auditors, row["id"])
     live = next((one for one in services.registry.list() if one.id == row["id"]), None)
     return {
         "session": row,
@@ -290,6 +298,7 @@ async def _show(services: Services, _caller: Caller, one: One) -> dict[str, Any]
         "views": views,
         "block": _block_of(block) if block else None,
         "hold": keeping.shown(hold) if hold else None,
+        "auditors": auditors,
     }
 
 
@@ -306,11 +315,17 @@ async def _find_row(services: Services, prefix: str) -> dict[str, Any]:
 
 
 def _views(ledger: Ledger, session_id: str) -> list[dict[str, Any]]:
-    wanted = ("who", "kind", "seconds")
+    told = ("who", "via", "address", "kind", "first", "last", "seconds", "request")
     return [
-        {"at": entry.at} | {name: entry.fields.get(name) for name in wanted}
+        {"at": entry.at} | {name: entry.fields.get(name) for name in told}
         for entry in ledger.viewers(session_id)
     ]
+
+
+async def _seen_by(services: Services, _caller: Caller, one: One) -> dict[str, Any]:
+    """List who saw a session."""
+    row = await _find_row(services, one.session)
+    return {"session": row, "views": await trio.to_thread.run_sync(_views, services.ledger, row["id"])}
 
 
 def _refuse_oneself(caller: Caller, user: str, deed: str) -> None:
@@ -398,30 +413,55 @@ async def _message(services: Services, caller: Caller, message: Message) -> dict
 
 
 async def _replay(services: Services, caller: Caller, one: One) -> dict[str, Any]:
-    return await _open_recording(services, caller, one, "replay")
+    return await _read(services, caller, Read(one.session, Sight.REPLAY, views=True))
 
 
 async def _log(services: Services, caller: Caller, one: One) -> dict[str, Any]:
-    return await _open_recording(services, caller, one, "log")
+    return await _read(services, caller, Read(one.session, Sight.LOG, views=True))
 
 
 async def _quote(services: Services, caller: Caller, one: One) -> dict[str, Any]:
-    return await _open_recording(services, caller, one, "search")
+    return await _read(services, caller, Read(one.session, Sight.SEARCH))
 
 
 async def _export(services: Services, caller: Caller, one: One) -> dict[str, Any]:
-    return await _open_recording(services, caller, one, "export")
+    return await _read(services, caller, Read(one.session, Sight.EXPORT, views=True))
 
 
 async def _verify(services: Services, caller: Caller, one: One) -> dict[str, Any]:
-    return await _open_recording(services, caller, one, "verify")
+    """Let a caller read a recording's files without opening them: who verifies sees nothing."""
+    found = await trio.to_thread.run_sync(services.catalog.session, one.session)
+    refuse_unreadable(caller, found, None)
+    path, files = await services.archive.find(found)
+    await note(services, caller, "fetch", session=found.id, kind="verify", seconds=0)
+    ticket = services.tickets.give(found, caller, Permission.LOG, files) if files else None
+    return {"session": await _find_row(services, found.id), "path": str(path), "elsewhere": ticket}
+
+
+async def _read(services: Services, caller: Caller, wanted: Read) -> dict[str, Any]:
+    """Let who holds the identity of recordings open a piece of one, once the ledger has it.
+
+    `until`: when their leave to see it ends by itself, or None; `elsewhere`: what the store alone has is read with.
+    """
+    found = await trio.to_thread.run_sync(services.catalog.session, wanted.session)
+    leave = await admit(services, caller, found.id, wanted.kind)
+    refuse_unreadable(caller, found, wanted.kind)
+    row = await _find_row(services, found.id)
+    views = await trio.to_thread.run_sync(_views, services.ledger, found.id) if wanted.views else []
+    path, files = await services.archive.find(found)
+    kind, span = wanted.kind.value, wanted.span(row)
+    await note(services, caller, "view", session=found.id, kind=kind, **span, **leave.by)
+    needs = NEEDS[wanted.kind]
+    ticket = services.tickets.give(found, caller, needs, files, leave) if files else None
+    opened = {"session": row, "path": str(path), "elsewhere": ticket}
+    return opened | {"views": views, "until": leave.allowed.until}
 
 
 async def _export_job(services: Services, caller: Caller, wanted: exporting.Begin, send: Send) -> None:
     """Hold the job of an export; see `exporting.work`."""
 
     async def opens() -> dict[str, Any]:
-        return await _open_recording(services, caller, One(wanted.session), "export")
+        return await _read(services, caller, Read(wanted.session, Sight.EXPORT, views=True))
 
     await exporting.work(services, caller, wanted, send, opens)
 
@@ -430,36 +470,9 @@ async def _export_fetch(services: Services, caller: Caller, one: exporting.One) 
     """Say where an exported file is; see `exporting.fetch`."""
 
     async def opens(session: str) -> object:
-        return await _open_recording(services, caller, One(session), "fetch")
+        return await _read(services, caller, Read(session, Sight.DOWNLOAD))
 
     return await exporting.fetch(services, one, opens)
-
-
-async def _open_recording(services: Services, caller: Caller, one: One, kind: str) -> dict[str, Any]:
-    """Allow the operator's own process to open a recording, once the ledger has it."""
-    found = await trio.to_thread.run_sync(services.catalog.session, one.session)
-    if found.state == LIVE and kind == "replay":
-        caller.require(Permission.WATCH)  # a recording that still grows is a live view
-    elif found.state == LIVE:
-        now = f"screenshot {found.id} -o x.png" if found.protocol == "rdp" else f"watch {found.id}"
-        text = f"session {found.id} is still live, its {kind} comes with its end; now: proxyctl {now}"
-        raise ControlError(Code.REFUSED, text)
-    if found.purged_at is not None:
-        gone = time.strftime("%Y-%m-%d", time.gmtime(found.purged_at))
-        text = f"the recording of session {found.id} was purged on {gone}: {found.purged_why}"
-        raise ControlError(Code.NOT_FOUND, text)
-    if not found.path:
-        raise ControlError(Code.NOT_FOUND, f"session {found.id} has no recording on this node")
-    row = await _find_row(services, found.id)
-    views = await trio.to_thread.run_sync(_views, services.ledger, found.id)
-    path, files = await services.archive.find(found)
-    word = "fetch" if kind == "verify" else "view"  # who verifies sees nothing
-    await note(services, caller, word, session=found.id, kind=kind, seconds=0)
-    answer = {"session": row, "path": str(path), "views": views}
-    if not files:
-        return answer
-    permission = COMMANDS[kind].permission
-    return answer | {"elsewhere": services.tickets.give(found, caller, permission, files)}
 
 
 async def _reload(services: Services, caller: Caller, _: Nothing) -> dict[str, Any]:
@@ -496,11 +509,16 @@ async def _watch(services: Services, caller: Caller, view: View, send: Send) -> 
     """
     session = live(services, view.session)
     tape, history = session.tape, session.tape.seq
-    async with watched(services, caller, session):
+
+    async def show() -> None:
         await send({"meta": dict(tape.meta), "session": _EMPTY_ROW | _live_row(session), "history": history})
         with tape.watch_packed(view.after) as batches:
             async for packed in batches:
+                await leave.check()
                 await send({"records": packed})
+
+    async with watched(services, caller, session) as leave:
+        await leave.during(show)
 
 
 async def _look(services: Services, caller: Caller, one: Desktop, send: Send) -> None:
@@ -550,6 +568,15 @@ COMMANDS: Mapping[str, Command] = {
     "exports": Command(_P.LIST, exporting.Filter, exporting.exports),
     "search": Command(_P.SEARCH, Search, search),
     "quote": Command(_P.SEARCH, One, _quote),
+    "read": Command(_P.LIST, Read, _read),
+    "views": Command(_P.LIST, One, _seen_by),
+    "auditors": Command(_P.LIST, reviewing.Auditors, reviewing.auditors),
+    "set-auditors": Command(_P.AUDITORS, reviewing.SetAuditors, reviewing.set_auditors),
+    "request": Command(_P.ASK, reviewing.Ask, reviewing.ask),
+    "requests": Command(_P.ASK, reviewing.Filter, reviewing.requests),
+    "approve": Command(_P.DECIDE, reviewing.Decide, reviewing.approve),
+    "deny": Command(_P.DECIDE, reviewing.Decide, reviewing.deny),
+    "revoke": Command(_P.ASK, reviewing.Decide, reviewing.revoke),
     "hold": Command(_P.HOLD, keeping.Keep, keeping.hold),
     "release": Command(_P.HOLD, keeping.Release, keeping.release),
     "holds": Command(_P.LIST, Nothing, keeping.holds),

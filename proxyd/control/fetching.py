@@ -22,6 +22,7 @@ from proxyd.control.client import Code, ControlError
 if TYPE_CHECKING:
     from proxyd.control.commands import Services
     from proxyd.control.permissions import Caller, Permission
+    from proxyd.control.seeing import Pass
     from proxyd.recorder.catalog import SessionRow
 
 RANGE_BYTES: Final = 1 << 20  # of one answer
@@ -45,6 +46,7 @@ class _Ticket(NamedTuple):
     permission: Permission
     files: Mapping[str, int]
     used: float
+    leave: Pass | None
 
 
 class Tickets:
@@ -56,23 +58,33 @@ class Tickets:
         self.readers = trio.CapacityLimiter(READERS)
 
     def give(
-        self, row: SessionRow, caller: Caller, permission: Permission, files: Mapping[str, int]
+        self,
+        row: SessionRow,
+        caller: Caller,
+        permission: Permission,
+        files: Mapping[str, int],
+        leave: Pass | None = None,
     ) -> dict[str, Any]:
-        """Let a caller read a recording's files; gives what `open` answers of it."""
+        """Let a caller read a recording's files, to see what is in them as far as `leave` goes.
+
+        Gives what is answered of it.
+        """
         name = secrets.token_hex(16)
-        self._given[name] = _Ticket(row, _reader(caller), permission, files, self._clock())
+        self._given[name] = _Ticket(row, _reader(caller), permission, files, self._clock(), leave)
         while len(self._given) > TICKETS:
             self._given.popitem(last=False)
         return {"ticket": name, "files": dict(files)}
 
-    def check(self, caller: Caller, wanted: Range) -> SessionRow:
-        """Give the session a range is of. Raises ControlError for who may not read it (any more)."""
+    async def check(self, caller: Caller, wanted: Range) -> SessionRow:
+        """Give the session a range is of. Raises ControlError, Forbidden for who may not read it (any more)."""
         ticket = self._given.get(wanted.ticket)
         if ticket is None or ticket.reader != _reader(caller) or self._clock() - ticket.used > IDLE_S:
             raise ControlError(
                 Code.NOT_FOUND, "this recording was opened too long ago, or not by you: open it again"
             )
         caller.require(ticket.permission)
+        if ticket.leave is not None:
+            await ticket.leave.check()
         if wanted.start + wanted.length > ticket.files.get(wanted.file, 0):
             raise ControlError(Code.USAGE, "no such range in this recording")
         self._given[wanted.ticket] = ticket._replace(used=self._clock())
@@ -88,7 +100,7 @@ def _reader(caller: Caller) -> tuple[int, str, str]:
 async def fetch(services: Services, caller: Caller, wanted: Range) -> dict[str, Any]:
     """Give a range of a recording's file from the store."""
     archive = services.archive
-    row = services.tickets.check(caller, wanted)
+    row = await services.tickets.check(caller, wanted)
     now = await trio.to_thread.run_sync(services.catalog.session, row.id)
     if now.purged_at is not None or archive.uploads is None:
         raise ControlError(Code.NOT_FOUND, f"the recording of session {row.id} has been purged")

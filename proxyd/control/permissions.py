@@ -26,7 +26,7 @@ from proxyd.governance.permissions import ROLES, Permission, allowed, roles_with
 if TYPE_CHECKING:
     from proxyd.config import Config
 
-__all__ = ["ROLES", "Caller", "Permission", "acting_for", "identify", "peer_of"]
+__all__ = ["ROLES", "Caller", "Permission", "acting_for", "acting_roles", "identify", "peer_of", "renewed"]
 
 SO_PEERGROUPS = 59  # Linux 4.13, <asm-generic/socket.h>; Python's socket module has no name for it
 MAX_GROUPS = 256  # what one getsockopt of Python's can hold (1024 bytes of 4-byte ids)
@@ -130,14 +130,18 @@ def acting_for(config: Config, caller: Caller, user: str, address: str) -> Calle
     Raises ControlError: the client may not act for others, there is no such user, or `address` is none.
     """
     caller.require(Permission.ACT)
-    known = config.users.get(user)
-    if known is None:
-        raise ControlError(Code.NOT_FOUND, f"no user {user}: see proxyctl users")
-    table = roles_with(config.control.roles)
-    own = [role for role in known.roles if role in table]
-    lent = [role for entry in config.control.operators if entry.user == user for role in entry.roles]
-    roles = tuple(dict.fromkeys(own + lent))
+    if user not in config.users:
+        raise ControlError(Code.NOT_FOUND, f"no user {user}: see proxyctl users list")
+    roles, table = acting_roles(config, user)
     return Caller(user, caller.uid, user, roles, caller.name, _address(address), table, caller.groups)
+
+
+def acting_roles(config: Config, user: str) -> tuple[tuple[str, ...], Mapping[str, frozenset[Permission]]]:
+    """Give a known user's roles at the control socket, and the table of all roles."""
+    table = roles_with(config.control.roles)
+    own = [role for role in config.users[user].roles if role in table]
+    lent = [role for entry in config.control.operators if entry.user == user for role in entry.roles]
+    return tuple(dict.fromkeys(own + lent)), table
 
 
 def renewed(config: Config, caller: Caller) -> Caller:

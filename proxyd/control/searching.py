@@ -17,6 +17,8 @@ import trio
 from proxyd import metrics
 from proxyd.control.client import Code, ControlError
 from proxyd.control.noting import note
+from proxyd.control.seeing import sieve
+from proxyd.governance.rules import Sight
 from proxyd.search import SOURCES
 from proxyd.search.query import LONGEST, QueryError, parse
 from proxyd.search.words import Hit, SearchIndex, Wanted
@@ -55,7 +57,8 @@ async def search(services: Services, caller: Caller, asked: Search) -> dict[str,
     except QueryError as error:
         raise ControlError(Code.USAGE, str(error)) from None
     began = time.perf_counter()
-    found = await trio.to_thread.run_sync(index.search, query, wanted)
+    may_see = await sieve(services, caller, Sight.SEARCH)
+    found = await trio.to_thread.run_sync(index.search, query, wanted, lambda session: may_see(session.id))
     seconds = time.perf_counter() - began
     metrics.SEARCH_SECONDS.observe(seconds)
     live = {session.id for session in services.registry.list()}

@@ -26,7 +26,9 @@ from proxyd.control.client import READ_BYTES, REQUEST_LIMIT, Code, ControlError,
 from proxyd.control.commands import COMMANDS, Answer, Command, Services, Streaming
 from proxyd.control.permissions import Caller, acting_for, identify, peer_of
 from proxyd.errors import ConfigError, FormatError, ProxydError
+from proxyd.governance.rules import Forbidden
 from proxyd.recorder.catalog import NotFound
+from proxyd.recorder.reviews import NoRequest
 
 CONNECTIONS = 64  # operators, consoles and scripts of one node; each costs a task and at most a frame
 SOCKET_MODE = 0o660  # the daemon's user and group; who of them may do what, the operators say
@@ -273,6 +275,10 @@ def _as_refusal(error: ProxydError) -> ControlError:
         return error
     if isinstance(error, NotFound):
         return ControlError(Code.NOT_FOUND, f"{error}; see: proxyctl sessions")
+    if isinstance(error, Forbidden):
+        return ControlError(Code.DENIED, str(error))
+    if isinstance(error, NoRequest):
+        return ControlError(Code.NOT_FOUND, str(error))
     return ControlError(Code.FORMAT if isinstance(error, FormatError) else Code.REFUSED, str(error))
 
 

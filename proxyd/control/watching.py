@@ -18,6 +18,8 @@ import trio
 
 from proxyd.control.client import Code, ControlError
 from proxyd.control.noting import note
+from proxyd.control.seeing import Pass, admit
+from proxyd.governance.rules import Sight
 from proxyd.indexing.looking import FIRST_S
 from proxyd.recorder.record import Kind
 
@@ -54,19 +56,26 @@ def live(services: Services, prefix: str) -> Session:
 
 
 @asynccontextmanager
-async def watched(services: Services, caller: Caller, session: Session) -> AsyncIterator[None]:
-    """Be a viewer of a live session, and have that written down (rule 1)."""
+async def watched(services: Services, caller: Caller, session: Session) -> AsyncIterator[Pass]:
+    """Be a viewer of a live session, where that is allowed, and have it written down (rule 1)."""
+    leave = await admit(services, caller, session.id, Sight.LIVE)
     began = time.time()
     session.tape.add(Kind.CONTROL, {"action": "watch", "by": caller.name, "reason": ""})
     session.viewers += 1
     try:
-        yield
+        yield leave
     finally:
         session.viewers -= 1
         session.tape.add(Kind.CONTROL, {"action": "leave", "by": caller.name, "reason": ""})
         with trio.move_on_after(LEAVE_SECONDS, shield=True):
-            seen = {"kind": "live", "from": began, "seconds": round(time.time() - began, 3)}
-            await note(services, caller, "view", session=session.id, **seen)
+            ended = time.time()
+            span = {
+                "first": began - session.started_at,
+                "last": ended - session.started_at,
+                "seconds": ended - began,
+            }
+            told = {name: round(max(0.0, seconds), 3) for name, seconds in span.items()}
+            await note(services, caller, "view", session=session.id, kind="live", **told, **leave.by)
 
 
 def _desktop(services: Services, prefix: str) -> Session:
@@ -80,9 +89,12 @@ def _desktop(services: Services, prefix: str) -> Session:
 async def picture(services: Services, caller: Caller, one: Desktop) -> dict[str, Any]:
     """Give what a live desktop shows now; raises ControlError, NoPicture."""
     session = _desktop(services, one.session)
+    leave = await admit(services, caller, session.id, Sight.PICTURE)
     followed, looker = services.indexer.look(session.id)
     try:
-        await note(services, caller, "view", session=session.id, kind="picture", seconds=0)
+        at = round(time.time() - session.started_at, 3)
+        seen = {"first": at, "last": at, "seconds": 0}
+        await note(services, caller, "view", session=session.id, kind="picture", **seen, **leave.by)
         with trio.move_on_after(PICTURE_SECONDS):
             for shown in await looker.take():
                 return {"session": session.id, "started_at": session.started_at} | _told(shown)
@@ -103,20 +115,25 @@ async def look(services: Services, caller: Caller, one: Desktop, send: Send, abo
     session = _desktop(services, one.session)
     followed, looker = services.indexer.look(session.id)
     try:
-        async with watched(services, caller, session):
-            await send({"meta": dict(session.tape.meta), "session": about})
-            deadline = trio.current_time() + FIRST_S
-            over = begun = False
-            while not over:
-                shown: list[Shown] = []
-                with trio.move_on_after(STATE_SECONDS):
-                    shown = await looker.take()
-                    over, begun = not shown, True
-                if not begun and trio.current_time() > deadline:
-                    raise ControlError(
-                        Code.TIMEOUT, f"no picture within {FIRST_S:g} s: the indexer is behind"
-                    )
-                await send({"shown": [_told(change) for change in shown], "blocked": session.gate.closed})
+        async with watched(services, caller, session) as leave:
+
+            async def show() -> None:
+                await send({"meta": dict(session.tape.meta), "session": about})
+                deadline = trio.current_time() + FIRST_S
+                over = begun = False
+                while not over:
+                    shown: list[Shown] = []
+                    with trio.move_on_after(STATE_SECONDS):
+                        shown = await looker.take()
+                        over, begun = not shown, True
+                    if not begun and trio.current_time() > deadline:
+                        text = f"no picture within {FIRST_S:g} s: the indexer is behind"
+                        raise ControlError(Code.TIMEOUT, text)
+                    await leave.check()
+                    told = [_told(change) for change in shown]
+                    await send({"shown": told, "blocked": session.gate.closed})
+
+            await leave.during(show)
     finally:
         followed.leave(looker)
 

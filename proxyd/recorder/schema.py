@@ -83,3 +83,36 @@ EXPORTS: Final = sa.Table(
     sa.Column("sha256", sa.Text),
     sa.Column("error", sa.Text),
 )
+AUDITORS: Final = sa.Table(
+    "auditors",
+    SCHEMA,
+    sa.Column("session", sa.Text, sa.ForeignKey("sessions.id"), primary_key=True),
+    sa.Column("person", sa.Text, primary_key=True),
+    sa.Column("author", sa.Text),
+    sa.Column("at", sa.Double),
+)
+REQUESTS: Final = sa.Table(
+    "requests",
+    SCHEMA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("session", sa.Text, sa.ForeignKey("sessions.id")),
+    sa.Column("person", sa.Text),
+    sa.Column("reason", sa.Text),
+    sa.Column("justification", sa.Text),
+    sa.Column("code", sa.Text),
+    sa.Column("starts_at", sa.Double),
+    sa.Column("ends_at", sa.Double),
+    sa.Column("asked_at", sa.Double),
+    sa.Column("needed", sa.Integer),
+    sa.Column("via", sa.Text),
+)
+DECISIONS: Final = sa.Table(
+    "decisions",
+    SCHEMA,
+    sa.Column("request", sa.Text, sa.ForeignKey("requests.id"), primary_key=True),
+    sa.Column("person", sa.Text, primary_key=True),
+    sa.Column("verdict", sa.Text, primary_key=True),
+    sa.Column("at", sa.Double),
+    sa.Column("comment", sa.Text),
+    sa.Column("via", sa.Text),
+)

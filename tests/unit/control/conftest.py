@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from structlog.testing import capture_logs
 
 from proxyd.archive import Archive
-from proxyd.config import Index, Operator
+from proxyd.config import Index, Operator, Review
 from proxyd.control.client import ANSWER_LIMIT, Client, Frames, pack_frame
 from proxyd.control.server import ControlServer
 from proxyd.errors import ConfigError, Denied
@@ -31,6 +31,7 @@ from proxyd.recorder.jobs import Jobs
 from proxyd.recorder.keys import Signer
 from proxyd.recorder.ledger import Ledger
 from proxyd.recorder.record import Kind
+from proxyd.recorder.reviews import Reviews
 
 STARTED_AT = 1_795_000_000.0
 SESSION_ID = "1a2b3c4d" + "0" * 24
@@ -155,12 +156,17 @@ class Played:
             users={},
             retention=[],
             export=SimpleNamespace(directory=base / "exports", jobs=1),
+            review=Review(),
         )
         self.operate_as("System Administrator")
 
     @functools.cached_property
     def archive(self) -> Archive:
         return Archive(self)  # it asks for config, catalog and ledger only
+
+    @functools.cached_property
+    def reviews(self) -> Reviews:
+        return Reviews(self.catalog)
 
     @functools.cached_property
     def exports(self) -> Exports:

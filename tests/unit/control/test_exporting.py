@@ -325,7 +325,7 @@ def test_in_the_background_it_is_made_apart_and_fetched(
     assert ctl("exports", "fetch", job, "-o", str(copy)).stdout.startswith(f"{copy}: asciicast, ")
     assert copy.read_bytes() == target.read_bytes()
     ctl("verify", str(copy))
-    assert [entry.fields["kind"] for entry in played.ledger.viewers(SESSION_ID)] == ["export", "fetch"]
+    assert [entry.fields["kind"] for entry in played.ledger.viewers(SESSION_ID)] == ["export", "download"]
     assert "add --force" in ctl("exports", "fetch", job, "-o", str(copy), status=1).stderr
     target.write_bytes(b"another")
     assert (
