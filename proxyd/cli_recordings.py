@@ -30,6 +30,7 @@ from proxyd.errors import ConfigError, ProxydError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+    from proxyd.control.client import Client
     from proxyd.recorder.record import Record
     from proxyd.recorder.replay import Recording
     from proxyd.recorder.source import Source
@@ -84,7 +85,7 @@ def opened(run: Run, answer: dict[str, Any], identity: Path) -> Opened:
     """Open the recording that the daemon allowed. Raises ConfigError, FormatError."""
     from proxyd.recorder.replay import Recording
 
-    return Opened(Recording.open(source_of(run, answer), identity), answer, identity)
+    return Opened(Recording.open(source_of(run.client(), answer), identity), answer, identity)
 
 
 def identity_of(run: Run, identity: Path | None) -> Path:
@@ -100,14 +101,13 @@ def identity_of(run: Run, identity: Path | None) -> Path:
     return key
 
 
-def source_of(run: Run, answer: Mapping[str, Any]) -> Path | Source:
+def source_of(client: Client, answer: Mapping[str, Any]) -> Path | Source:
     """Say where a recording the daemon has opened for us is read: in its directory, or through the daemon."""
     from proxyd.recorder.source import Elsewhere
 
     path = Path(answer["path"])
     if (elsewhere := answer.get("elsewhere")) is None:
         return path
-    client = run.client()
 
     def fetch(file: str, start: int, length: int) -> bytes:
         asked = {"file": file, "start": start, "length": length}
@@ -371,7 +371,7 @@ def _recording_of(run: Run, what: str, root: Path) -> Path | Source:
     except NoRecording:
         if run.config().store is None:
             raise
-        return source_of(run, run.call("verify", session=what))
+        return source_of(run.client(), run.call("verify", session=what))
 
 
 class NoRecording(ProxydError):

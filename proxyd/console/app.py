@@ -8,7 +8,7 @@ Rule 3: an error is a page that says what happened; a fault of ours says no more
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from starlette.applications import Starlette
@@ -22,16 +22,18 @@ from proxyd import log
 from proxyd.access import Access
 from proxyd.admission import Admission
 from proxyd.config import Console
-from proxyd.console import acting, detail, entry, listing, live
+from proxyd.console import acting, detail, entry, listing, live, player
 from proxyd.console.assets import Assets
 from proxyd.console.daemon import Daemon
 from proxyd.console.forms import BadForm
 from proxyd.console.guard import Guard, origins
 from proxyd.console.pages import Pages
+from proxyd.console.player import Surveys
 from proxyd.console.recordings import Recordings
 from proxyd.console.signin import SignIns
 from proxyd.console.visit import COOKIE, Handler, signed_in
 from proxyd.control.client import Code, ControlError
+from proxyd.errors import ProxydError
 
 STATUS: Final = {
     Code.USAGE: 400,
@@ -68,6 +70,7 @@ class Site:
     assets: Assets
     pages: Pages
     recordings: Recordings
+    surveys: Surveys = field(default_factory=Surveys)
     live: int = 0
 
 
@@ -84,6 +87,7 @@ def application(site: Site, hosts: Collection[str]) -> Starlette:
         middleware=[Middleware(Guard, hosts=origins(hosts))],
         exception_handlers={
             ControlError: _control_error,
+            ProxydError: _refused,
             BadForm: _bad_form,
             HTTPException: _http_error,
             Exception: _fault,
@@ -102,6 +106,10 @@ TABLE: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", _ONE, detail.show),
     ("GET", f"{_ONE}/logs", detail.logs),
     ("GET", f"{_ONE}/live", live.show),
+    ("GET", f"{_ONE}/play", player.show),
+    ("GET", f"{_ONE}/recording", player.overview),
+    ("GET", f"{_ONE}/recording/pieces/{{number}}", player.part),
+    ("GET", f"{_ONE}/recording/pictures/{{at_us}}", player.picture),
     ("GET", f"{_ONE}/drop", acting.ask_drop),
     ("POST", f"{_ONE}/drop", acting.drop),
     ("POST", f"{_ONE}/block", acting.block),
@@ -129,6 +137,11 @@ def _error(request: Request, status: int, text: str) -> Response:
 async def _control_error(request: Request, error: Exception) -> Response:
     status = STATUS.get(error.code, 502) if isinstance(error, ControlError) else 502
     return _error(request, status, _sentence(str(error)))
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    _log.warning("a recording can't be shown", path=request.url.path, why=str(error))
+    return _error(request, 502, _sentence(str(error)))
 
 
 async def _bad_form(request: Request, error: Exception) -> Response:

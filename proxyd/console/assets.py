@@ -21,6 +21,7 @@ TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; charse
                 "svg": "image/svg+xml"}  # fmt: skip
 KEPT: Final = "public, max-age=31536000, immutable"
 HASH_DIGITS: Final = 16
+SHARED: Final = "chunk-"  # what several scripts import: esbuild has put a hash into its name already
 
 
 class Asset(NamedTuple):
@@ -69,5 +70,6 @@ class Assets:
 
 def _asset(name: str, data: bytes) -> Asset:
     stem, _, kind = name.rpartition(".")
-    digest = hashlib.sha256(data).hexdigest()[:HASH_DIGITS]
-    return Asset(f"/{FOLDER}/{stem}.{digest}.{kind}", TYPES[kind], data, gzip.compress(data, 9, mtime=0))
+    if not name.startswith(SHARED):
+        stem = f"{stem}.{hashlib.sha256(data).hexdigest()[:HASH_DIGITS]}"
+    return Asset(f"/{FOLDER}/{stem}.{kind}", TYPES[kind], data, gzip.compress(data, 9, mtime=0))

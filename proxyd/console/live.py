@@ -23,9 +23,10 @@ from proxyd.cli_view import Scene
 from proxyd.console.daemon import Stream
 from proxyd.console.listing import shown
 from proxyd.console.signin import LIVE_OF_ONE, SignIn
+from proxyd.console.survey import query_of
 from proxyd.console.visit import COOKIE, Visit, session_of
 from proxyd.control.client import ControlError, unpack_records
-from proxyd.recorder.queries import PROTOCOLS, Queries, Query
+from proxyd.recorder.queries import PROTOCOLS, Queries
 from proxyd.recorder.record import Kind, Record
 from proxyd.terminal import Picture
 
@@ -235,20 +236,6 @@ class _Statements(_Watched):
         super().take(record)
         if query := self._queries.take(record):
             self._said.append({"query": query_of(query)})
-
-
-def query_of(query: Query) -> dict[str, Any]:
-    """Give a statement as the browser shows it."""
-    result = query.result
-    return {
-        "n": query.n,
-        "at_us": query.at_us,
-        "text": query.shown,
-        "status": query.status,
-        "outcome": query.outcome,
-        "rows": result.rows if result else None,
-        "us": result.us if result else None,
-    }
 
 
 def _about(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,12 @@ import trio
 
 from proxyd import cli_desktop
 from proxyd.cli_log import Entry, entries
+from proxyd.cli_recordings import source_of
 from proxyd.console.visit import Visit
+from proxyd.control.client import Client
 from proxyd.errors import ConfigError
 from proxyd.recorder.replay import Recording
+from proxyd.recorder.source import Source
 
 KEPT_OPEN: Final = 16  # recordings: some kilobytes each, and what finding their segments costs
 READERS: Final = 4  # threads that decrypt at a time: a crowd of viewers leaves the processors to sessions
@@ -34,32 +37,34 @@ class Recordings:
     def __init__(self, identity: Path | None) -> None:
         self._identity = identity
         self._lock = threading.Lock()
-        self._open: OrderedDict[Path, Recording] = OrderedDict()
+        self._open: OrderedDict[Path | Source, Recording] = OrderedDict()
 
     async def read(
         self, visit: Visit, kind: str, work: Callable[[Recording, dict[str, Any]], Result]
     ) -> Result:
-        """Have the daemon allow `kind` (log, replay, export) to whoever asks, then do `work` on the recording.
+        """Have the daemon allow `kind` (log, replay) to whoever asks, then do `work` on the recording.
 
         Raises ControlError, ConfigError, FormatError.
         """
         answer = await visit.call(kind, session=visit.session)
-        path, live = Path(answer["path"]), answer["session"]["state"] == "live"
+        client = Client(visit.site.daemon.path).acting_for(visit.who.user, visit.who.source)
         return await trio.to_thread.run_sync(
-            lambda: work(self._opened(path, keep=not live), answer), limiter=_readers, abandon_on_cancel=True
+            lambda: work(self._opened(client, answer), answer), limiter=_readers, abandon_on_cancel=True
         )
 
-    def _opened(self, path: Path, *, keep: bool) -> Recording:
+    def _opened(self, client: Client, answer: dict[str, Any]) -> Recording:
+        source = source_of(client, answer)
+        kept = isinstance(source, Path) and answer["session"]["state"] != "live"
         with self._lock:
-            if keep and path in self._open:
-                self._open.move_to_end(path)
-                return self._open[path]
+            if kept and source in self._open:
+                self._open.move_to_end(source)
+                return self._open[source]
         if self._identity is None:
             raise ConfigError("the console has no identity that opens recordings: set recording.identity")
-        found = Recording.open(path, self._identity)
+        found = Recording.open(source, self._identity)
         with self._lock:
-            if keep:
-                self._open[path] = found
+            if kept:
+                self._open[source] = found
             while len(self._open) > KEPT_OPEN:
                 self._open.popitem(last=False)
         return found

@@ -193,7 +193,6 @@ def test_pages_work_without_scripts(console_lab, short):
         page.goto(console_lab.console.url)
         expect(page.locator("tbody tr").first).to_contain_text("UTC")
         page.goto(f"{console_lab.console.url}/sessions/{session}/live")
-        expect(page.locator("noscript")).to_contain_text("needs JavaScript")
         page.get_by_role("button", name="Hold on!").click()
         eventually("the session is blocked", lambda: console_lab.lab.proxyd.live()[0]["blocked"])
         page.get_by_role("button", name="Release").click()
@@ -211,3 +210,57 @@ def test_signing_out_ends_a_live_view_elsewhere(console_lab, short):
         expect(page.locator("[data-said=end]")).to_contain_text("signed out")
         del console_lab.states[AUDITOR]
         eventually("nobody watches", lambda: console_lab.lab.proxyd.live()[0]["viewers"] == 0)
+
+
+@pytest.mark.mission("M6", "M12")
+def test_session_video_player_with_heat_map_and_keystroke_log(console_lab, short):
+    """Session video - Proxy 2.0: the viewing browser has a heat map on the timeline, and the keystroke log."""
+    script = (
+        "printf 'first\\r\\n'; sleep 1; printf '\\033[31msecond\\033[0m\\r\\n'; sleep 4; printf 'third\\r\\n'"
+    )
+    session = ended_session(console_lab, short, script)
+    with console_lab.page() as page:
+        page.goto(console_lab.console.url)
+        row = page.locator("tbody tr", has=page.locator(f'a[href="/sessions/{session}"]')).first
+        row.get_by_role("link", name="Video of session").click()
+        section = page.locator("section", has=page.get_by_role("heading", name="Session", exact=True))
+        expect(section).to_contain_text("KB")
+        page.get_by_role("link", name="Video", exact=True).click()
+        slider = page.get_by_role("slider", name="Time in the session")
+        expect(slider).not_to_have_attribute("aria-valuemax", "0")
+        painted = "(() => { const c = document.querySelector('.timeline canvas'); return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((v) => v) })()"
+        assert page.evaluate(painted), "the heat map is empty"
+        slider.focus()
+        slider.press("End")
+        assert [row for row in console_lab.shown(page, "third") if row] == ["first", "second", "third"]
+        slider.press("Home")
+        eventually(
+            "back at the beginning",
+            lambda: not any("second" in row for row in page.evaluate("proxyd.screen.text()")),
+        )
+        page.get_by_role("button", name="Play").click()
+        console_lab.shown(page, "third")  # idle time is skipped
+        expect(page.get_by_role("button", name="Play")).to_be_visible()
+        shot(page, "player")
+        page.locator(".feed button", has_text="printf").click()
+        eventually("the log seeks", lambda: page.evaluate("proxyd.player.at") < 1e6)
+        page.get_by_label("Search the log").fill("no such entry")
+        expect(page.locator("[data-said=found]")).to_contain_text("0 of")
+
+        page.goto(f"{console_lab.console.url}/sessions/{session}/play?at=2.5")  # a link to a moment
+        assert "third" not in "".join(console_lab.shown(page, "second"))
+    views = console_lab.lab.proxyd.call("show", session=session)["views"]
+    assert {(view["who"], view["kind"]) for view in views} == {(ADMIN, "replay")}
+
+
+@pytest.mark.mission("M6")
+def test_session_video_is_for_those_with_the_permission(console_lab, short):
+    session = ended_session(console_lab, short, "echo secret")
+    with console_lab.page(OPERATOR) as page:
+        page.goto(f"{console_lab.console.url}/sessions/{session}/play")
+        expect(page.locator("[data-said=wrong]")).to_contain_text("may not do this")
+        answers = page.evaluate(
+            "Promise.all(['', '/pieces/0', '/pictures/0'].map((p) => fetch(document.querySelector('.screen').dataset.recording + p).then((r) => r.status)))"
+        )
+        assert answers == [403, 403, 403]
+    assert not console_lab.lab.proxyd.call("show", session=session)["views"]

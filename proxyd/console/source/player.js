@@ -1,0 +1,307 @@
+// The player: one for all protocols. Time is a number of microseconds; whatever shows a moment is told which.
+// A terminal is shown from pieces of its recording, a desktop from pictures, a database session as its statements.
+
+import { decode } from "@msgpack/msgpack";
+import { clock, entry, Queries } from "./feed.js";
+import { Screen } from "./screen.js";
+
+const IDLE_US = 2_000_000, BEFORE_US = 300_000, STEP_US = 5_000_000, KEPT = 12;
+const stage = document.querySelector(".screen");
+const said = (name) => document.querySelector(`[data-said="${name}"]`);
+const control = (name) => document.querySelector(`[data-do="${name}"]`);
+const base = stage.dataset.recording;
+
+async function get(path) {
+  const answer = await fetch(`${base}${path}`);
+  if (!answer.ok) {
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    throw new Error(page.querySelector('[role="alert"]')?.textContent ?? `The console answered ${answer.status}.`);
+  }
+  return answer;
+}
+
+// Each view shows a moment (seek), goes on to a later one (advance), and knows when next something happens (next).
+
+class TerminalView {
+  constructor(overview) {
+    this.begins = overview.pieces;
+    this.screen = new Screen(stage.querySelector(".terminal"));
+    this.pieces = new Map();
+    this.number = -1;
+    this.place = 0;
+  }
+
+  piece(number) {
+    if (!this.pieces.has(number)) {
+      if (this.pieces.size >= KEPT) this.pieces.delete(this.pieces.keys().next().value);
+      const asked = get(`/pieces/${number}`).then(async (answer) => decode(new Uint8Array(await answer.arrayBuffer())));
+      asked.catch(() => this.pieces.delete(number));
+      this.pieces.set(number, asked);
+    }
+    return this.pieces.get(number);
+  }
+
+  numberAt(at) {
+    let low = 0, high = this.begins.length - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (this.begins[middle] <= at) low = middle;
+      else high = middle - 1;
+    }
+    return low;
+  }
+
+  async seek(at) {
+    const number = this.numberAt(at);
+    this.screen.reset();
+    const first = await this.piece(number);
+    if (first.key) {
+      this.screen.resize(first.size);
+      await this.screen.write(first.key);
+      await this.begin(number);
+    } else {
+      for (let n = 0; n <= number; n++) {
+        await this.begin(n);
+        if (n < number) await this.advance(this.begins[n + 1]);
+      }
+    }
+    await this.advance(at);
+  }
+
+  async begin(number) {
+    this.number = number;
+    this.current = await this.piece(number);
+    this.place = 0;
+    if (number === 0) this.screen.resize(this.current.size);
+    if (number + 1 < this.begins.length) this.piece(number + 1).catch(() => {});
+  }
+
+  async advance(at) {
+    for (;;) {
+      const events = this.current?.events ?? [];
+      let last = null;
+      while (this.place < events.length && events[this.place][0] <= at) {
+        const [, kind, what] = events[this.place++];
+        if (kind === "size") {
+          await last;
+          this.screen.resize(what);
+        } else last = this.screen.write(what);
+      }
+      await last;
+      const more = this.place >= events.length && this.number + 1 < this.begins.length && this.begins[this.number + 1] <= at;
+      if (!more) return;
+      await this.begin(this.number + 1);
+    }
+  }
+
+  next() {
+    return this.current?.events[this.place]?.[0] ?? this.begins[this.number + 1] ?? Infinity;
+  }
+}
+
+class DesktopView {
+  constructor(overview) {
+    this.picture = said("picture");
+    this.busy = [...overview.heat.entries()].filter(([, [out, typed]]) => out || typed).map(([bin]) => (bin * overview.duration_us) / overview.heat.length);
+    this.at = 0;
+  }
+
+  async seek(at) {
+    this.at = at;
+    const answer = await get(`/pictures/${Math.round(at)}`);
+    const address = URL.createObjectURL(await answer.blob());
+    this.picture.src = address;
+    await this.picture.decode();
+    URL.revokeObjectURL(address);
+  }
+
+  advance(at) {
+    return this.seek(at);
+  }
+
+  next() {
+    return this.busy.find((at) => at > this.at) ?? Infinity;
+  }
+}
+
+class QueriesView {
+  constructor(overview) {
+    const list = new Queries(stage.querySelector(".queries"));
+    this.items = overview.queries.map((query) => ({ at: query.at_us, item: list.show(query) }));
+    this.at = 0;
+  }
+
+  async seek(at) {
+    this.at = at;
+    let latest = null;
+    for (const one of this.items) {
+      one.item.classList.toggle("ahead", one.at > at);
+      if (one.at <= at) latest = one.item;
+    }
+    latest?.scrollIntoView({ block: "nearest" });
+  }
+
+  advance(at) {
+    return this.seek(at);
+  }
+
+  next() {
+    return this.items.find((one) => one.at > this.at)?.at ?? Infinity;
+  }
+}
+
+class Player {
+  constructor(overview, view) {
+    this.duration = overview.duration_us;
+    this.view = view;
+    this.at = 0;
+    this.playing = false;
+    this.turn = 0;
+    this.log = overview.log.map(([at, kind, text]) => {
+      const item = entry(at, kind, text, () => this.seek(at));
+      said("log").append(item);
+      return { at, item, text: text.toLowerCase() };
+    });
+    if (overview.more) said("found").textContent = `The first ${overview.log.length} entries; the session's logs have ${overview.more} more.`;
+  }
+
+  async seek(at) {
+    const turn = ++this.turn, began = performance.now();
+    this.at = Math.min(Math.max(at, 0), this.duration);
+    this.tell();
+    await (this.working = (this.working ?? Promise.resolve()).catch(() => {}).then(() => turn === this.turn && this.view.seek(this.at)));
+    return performance.now() - began;
+  }
+
+  async play() {
+    this.playing = true;
+    control("play").textContent = "Pause";
+    if (this.at >= this.duration) await this.seek(0);
+    let before = performance.now();
+    while (this.playing) {
+      const now = await new Promise(requestAnimationFrame);
+      const turn = this.turn;
+      await this.working;
+      let at = this.at + Math.max(now - before, 0) * 1000 * Number(control("speed").value);
+      before = now;
+      const next = this.view.next();
+      if (control("idle").checked && next - at > IDLE_US) at = Math.min(next, this.duration) - BEFORE_US;
+      if (turn !== this.turn) continue;
+      this.at = Math.min(Math.max(at, this.at), this.duration);
+      this.tell();
+      await this.view.advance(this.at);
+      if (this.at >= this.duration) this.pause();
+      if (next === Infinity && control("idle").checked) {
+        this.at = this.duration;
+        this.tell();
+        this.pause();
+      }
+    }
+  }
+
+  pause() {
+    this.playing = false;
+    control("play").textContent = "Play";
+  }
+
+  tell() {
+    const slider = document.querySelector(".timeline"), text = `${clock(this.at)} / ${clock(this.duration)}`;
+    said("time").textContent = text;
+    slider.setAttribute("aria-valuenow", String(Math.round(this.at / 1e6)));
+    slider.setAttribute("aria-valuetext", text);
+    slider.style.setProperty("--x", `${(this.at / Math.max(this.duration, 1)) * slider.clientWidth}px`);
+    said("link").href = `?at=${(this.at / 1e6).toFixed(1)}`;
+    let current = null;
+    for (const one of this.log) {
+      if (one.at > this.at) break;
+      if (!one.item.hidden) current = one.item;
+    }
+    if (current !== this.current) {
+      this.current?.firstChild.removeAttribute("aria-current");
+      current?.firstChild.setAttribute("aria-current", "true");
+      this.current = current;
+      if (current) {
+        const list = said("log");
+        list.scrollTop = current.offsetTop - list.offsetTop - list.clientHeight / 2;
+      }
+    }
+  }
+
+  find(text) {
+    let found = 0;
+    for (const one of this.log) {
+      one.item.hidden = !one.text.includes(text);
+      found += !one.item.hidden;
+    }
+    said("found").textContent = text ? `${found} of ${this.log.length} entries` : "";
+  }
+}
+
+function heat(overview) {
+  const canvas = document.querySelector(".timeline canvas"), scale = devicePixelRatio;
+  const width = (canvas.width = canvas.clientWidth * scale), height = (canvas.height = canvas.clientHeight * scale);
+  const pen = canvas.getContext("2d"), bins = overview.heat, step = width / bins.length;
+  const most = [0, 1].map((row) => Math.max(1, ...bins.map((bin) => Math.log1p(bin[row]))));
+  bins.forEach(([out, typed, findings], bin) => {
+    const tall = [out, typed].map((amount, row) => Math.log1p(amount) / most[row]);
+    pen.fillStyle = "#4a86e8";
+    pen.fillRect(bin * step, height * 0.58 * (1 - tall[0]) + height * 0.02, step + 0.5, height * 0.58 * tall[0]);
+    pen.fillStyle = "#2fae66";
+    pen.fillRect(bin * step, height * 0.64, step + 0.5, height * 0.34 * tall[1]);
+    if (findings) {
+      pen.fillStyle = "#e0484f";
+      pen.fillRect(bin * step, 0, Math.max(step, 3 * scale), height);
+    }
+  });
+}
+
+function wire(player, overview) {
+  const slider = document.querySelector(".timeline");
+  slider.setAttribute("aria-valuemax", String(Math.round(player.duration / 1e6)));
+  const wrong = (error) => {
+    player.pause();
+    said("wrong").hidden = false;
+    said("wrong").textContent = error.message;
+  };
+  const seek = (at) => player.seek(at).catch(wrong);
+  const pointed = (event) => {
+    const box = slider.getBoundingClientRect();
+    seek(((event.clientX - box.left) / box.width) * player.duration);
+  };
+  slider.addEventListener("pointerdown", (event) => {
+    slider.setPointerCapture(event.pointerId);
+    pointed(event);
+  });
+  slider.addEventListener("pointermove", (event) => event.buttons && pointed(event));
+  const toggle = () => (player.playing ? player.pause() : player.play().catch(wrong));
+  slider.addEventListener("keydown", (event) => {
+    const to = { ArrowLeft: player.at - STEP_US, ArrowRight: player.at + STEP_US, PageDown: player.at - 6 * STEP_US,
+                 PageUp: player.at + 6 * STEP_US, Home: 0, End: player.duration }[event.key];
+    if (event.key === " ") toggle();
+    else if (to !== undefined) seek(to);
+    else return;
+    event.preventDefault();
+  });
+  control("play").addEventListener("click", toggle);
+  control("full").addEventListener("click", () => stage.requestFullscreen());
+  control("find").addEventListener("input", (event) => player.find(event.target.value.trim().toLowerCase()));
+  addEventListener("resize", () => {
+    heat(overview);
+    player.tell();
+  });
+  heat(overview);
+  return seek;
+}
+
+try {
+  const overview = await (await get("")).json();
+  const view = new { terminal: TerminalView, desktop: DesktopView, queries: QueriesView }[stage.dataset.kind](overview);
+  const player = new Player(overview, view);
+  window.proxyd = { player, view, screen: view.screen };
+  await wire(player, overview)(Number(new URLSearchParams(location.search).get("at") ?? 0) * 1e6 || 0);
+  said("status").textContent = "";
+} catch (error) {
+  said("wrong").hidden = false;
+  said("wrong").textContent = error.message;
+  said("status").textContent = "";
+}
