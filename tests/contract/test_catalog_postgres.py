@@ -17,6 +17,7 @@ from proxyd.recorder.catalog import Catalog, CatalogError
 from proxyd.recorder.holds import HoldRefused, Holds
 from tests.peers import postgres
 from tests.peers.postgres import PASSWORDS, Postgres
+from tests.peers.tap import Fault, Tap
 from tests.unit.archive.test_catalog import (  # noqa: F401 - the same tests, on another database
     catalog,
     end,
@@ -107,3 +108,40 @@ def test_a_hold_and_a_purge_of_two_nodes_never_both_win(url: str) -> None:
             for thread in threads:
                 thread.join(20)
             assert (won["held"] is None) != (won["gone"] is None), won
+
+
+def test_a_connection_cut_at_any_byte_leaves_a_session_live_or_ended_and_never_between(
+    server: Postgres, url: str
+) -> None:
+    with (
+        Catalog(url) as straight,
+        Tap(server.port) as tap,
+        Catalog(url.replace(f":{server.port}/", f":{tap.port}/")) as tapped,
+    ):
+        tapped.started(row("whole"))
+        before = tap.down
+        end(tapped, "whole")
+        told = tap.down - before
+        outcomes = set()
+        for cut in range(1, told + 2, max(1, told // 24)):
+            name = f"cut{cut}"
+            tapped.close()  # the tap counts a connection's bytes from its beginning
+            tap.down = 0
+            tapped.started(row(name))
+            tap.after_bytes, tap.fault = tap.down + cut, Fault.RESET
+            outcomes.add(_ends(tapped, name))
+            tap.fault = Fault.NONE
+            found = straight.session(name)
+            assert (found.state, found.size) in (("live", 0), ("ended", 4096))
+            end(tapped, name)
+            assert straight.session(name).state == "ended"
+        assert outcomes == {True, False}
+
+
+def _ends(tapped: Catalog, name: str) -> bool:
+    try:
+        end(tapped, name)
+    except CatalogError as error:
+        assert PASSWORDS["app"] not in str(error)
+        return False
+    return True
