@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import enum
 import math
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -97,7 +98,7 @@ class Relay:
         self.down = Leg(self, target, client, from_target)
         self._end: End | None = None
         self._error: Exception | None = None
-        self._cut_at = math.inf  # by trio's clock: no farewell goes on behind it
+        self._cut_at = math.inf  # by time.monotonic: no farewell goes on behind it
         self._over = trio.Event()
         self._target_ended = trio.Event()  # or the relay is over
         self._flushing = trio.CancelScope()
@@ -116,7 +117,7 @@ class Relay:
             if self._error is None:
                 await self._flush()
             if self._error is not None:
-                left = self._cut_at - trio.current_time()
+                left = self._cut_at - time.monotonic()
                 await self.client.aclose(max(0.0, min(FAREWELL_SECONDS, left)))
         finally:
             self.client.abort()
@@ -136,7 +137,7 @@ class Relay:
     def stop(self, error: Exception, *, cut_at: float = math.inf) -> None:
         """End both directions now; `join` raises `error`. The first error stays; callable from both planes.
 
-        `cut_at`: when, by trio's clock, the client is cut with what it has not read, if that is earlier than the farewell.
+        `cut_at`: when, by time.monotonic, the client is cut with what it has not read, if that is earlier than the farewell.
         """
         if self._error is None:
             self._error, self._cut_at = error, cut_at

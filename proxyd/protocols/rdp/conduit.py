@@ -12,6 +12,7 @@ Rule 5: `part` draws why, lets it be read for PARTING_S while nothing passes any
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -276,7 +277,7 @@ class Conduit:
         if self._left is not None or self._over:
             return
         self._left = text
-        self._ordered = trio.current_time()
+        self._ordered = time.monotonic()
         if not text or self._nursery is None or not self._desk.active:
             self._close(text)
             return
@@ -290,7 +291,7 @@ class Conduit:
     async def _leave(self, text: str) -> None:
         """Close once the last notice could be read; the session's own scope has ended by then."""
         with trio.CancelScope(shield=True):
-            await trio.sleep_until(self._ordered + PARTING_S)
+            await trio.sleep(max(0.0, self._ordered + PARTING_S - time.monotonic()))
         self._close(text)
 
     def _close(self, text: str) -> None:
