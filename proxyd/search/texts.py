@@ -2,7 +2,8 @@
 
 Rule 1: a text's number counts from the first item of its session: equal items give equal numbers, whoever reads them.
 Rule 2: items came from a process that read hostile bytes: what has no right shape is no text, and never raises.
-Rule 3: a text longer than PIECE is several: a piece of memory and of an answer is never larger.
+Rule 3: each line of a screen is a text, so that words which are found together stand together.
+Rule 4: a text longer than PIECE is several: a piece of memory and of an answer is never larger.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import Final, NamedTuple
 from proxyd.recorder.sidecar import Derived, Item
 
 KEYS: Final = "keys"
+SCREEN: Final = "screen"
 PIECE: Final = 16_384  # characters: a long statement
 _WORD: Final = 256  # characters: no word is longer, so a piece ends between two
 
 _OF_ITEMS: Final = {
-    "command": "commands", "screen": "screen", "sql": "sql", "keys": KEYS, "title": "titles", "transfer": "transfers",
+    "command": "commands", "screen": SCREEN, "sql": "sql", "keys": KEYS, "title": "titles", "transfer": "transfers",
     "finding": "findings",
 }  # fmt: skip
 
@@ -43,9 +45,10 @@ class Texts:
             source, text = _text_of(item)
             if not source or not text.strip():
                 continue
-            for piece in _pieces(text):
-                yield Text(self._count, item.at_us, source, piece)
-                self._count += 1
+            for line in text.split("\n") if source == SCREEN else (text,):
+                for piece in _pieces(line):
+                    yield Text(self._count, item.at_us, source, piece)
+                    self._count += 1
 
 
 def _text_of(item: Item) -> tuple[str, str]:
@@ -59,7 +62,7 @@ def _text_of(item: Item) -> tuple[str, str]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Cut a text where there is a space, if there is one (rule 3)."""
+    """Cut a text where there is a space, if there is one (rule 4)."""
     begin = 0
     while len(text) - begin > PIECE:
         end = begin + PIECE

@@ -9,7 +9,8 @@ Rule 3: what is purged is gone for searches when `forget` returns, and never com
         the file with the next `compact`.
 Rule 4: every method may be called from any thread, and waits for storage: call it through `trio.to_thread`. Another process
         may write meanwhile (`proxyd index`): a write waits for it, BUSY_MS at most.
-Rule 5: a session's texts are written in the order of their numbers; to write them anew, `begin` it again.
+Rule 5: a text of a number that is there already is the same text, and left alone: `proxyd index` and the daemon may write
+        one session at once. To write a session anew, `begin` it again.
 
 A row's number is its session's number and the text's: sessions are numbered by the second they began in, so the newest row
 has the largest number, and one session's rows stand together. Times are seconds since 1970, but `*_us`.
@@ -21,7 +22,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from queue import LifoQueue
@@ -59,6 +60,13 @@ CREATE TABLE texts (row INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, source INTE
 CREATE VIRTUAL TABLE words USING fts5({", ".join(SOURCES)}, content='', contentless_delete=1, prefix='2 3',
     tokenize='unicode61 remove_diacritics 2');
 PRAGMA user_version = {VERSION};
+"""
+
+
+_SESSIONS: Final = """
+SELECT number, id, protocol, user, target, login, began FROM sessions WHERE number < :below AND state <> :gone
+    AND user GLOB :user AND target GLOB :target AND protocol GLOB :protocol
+    AND (:since IS NULL OR ended >= :since) AND (:until IS NULL OR began <= :until) ORDER BY number DESC
 """
 
 
@@ -207,8 +215,10 @@ class SearchIndex:
         for text in texts:
             row, last_us = first + text.number, max(last_us, text.at_us)
             column = SOURCES.index(text.source)
+            self._writer.execute("INSERT OR IGNORE INTO texts VALUES (?, ?, ?)", (row, text.at_us, column))
+            if not self._writer.changes():
+                continue  # rule 5
             columns = [text.text if place == column else None for place in range(len(SOURCES))]
-            self._writer.execute("INSERT INTO texts VALUES (?, ?, ?)", (row, text.at_us, column))
             self._writer.execute(
                 "INSERT INTO words(rowid, commands, screen, sql, keys, titles, transfers, findings) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -239,7 +249,8 @@ class SearchIndex:
     def traces_since(self) -> float | None:
         """Say since when there may be traces of what was purged in the file; None: there are none."""
         with self._reader() as reader:
-            return next((at for (at,) in reader.execute("SELECT at FROM traces")), None)
+            at: float | None = reader.execute("SELECT min(at) FROM traces").get
+            return at
 
     def compact(self) -> None:
         """Take all traces of texts that were removed out of the file; others write between its steps."""
@@ -272,13 +283,14 @@ class SearchIndex:
             self._writer.execute("UPDATE sessions SET state = ? WHERE id = ? AND state <> ?", values)
 
     def _row(self, session: str) -> tuple[int, int] | None:
-        found = self._writer.execute("SELECT number, state FROM sessions WHERE id = ?", (session,))
-        return next(((int(number), int(state)) for number, state in found), None)
+        found = "SELECT number, state FROM sessions WHERE id = ?"
+        row: tuple[int, int] | None = self._writer.execute(found, (session,)).get
+        return row
 
     def _insert(self, about: About, state: int) -> None:
         number = min(max(int(about.started_at) - _EPOCH, 1), _SECONDS - _BUSY)
         taken = "SELECT 1 FROM sessions WHERE number = ?"
-        while next(iter(self._writer.execute(taken, (number,))), None):
+        while self._writer.execute(taken, (number,)).get:
             number += 1
         ended = about.started_at
         self._writer.execute(
@@ -324,7 +336,10 @@ class SearchIndex:
 
 
 class _Search:
-    """One search: goes from the newest row to the oldest, and leaps over sessions nobody wants or may see."""
+    """One search: goes from the newest row to the oldest, and leaps over sessions nobody wants or may see.
+
+    Cursors that were not read to their end are closed: one that is open keeps writers from cleaning up.
+    """
 
     def __init__(
         self, reader: apsw.Connection, query: Query, wanted: Wanted, may_see: Callable[[About], bool]
@@ -350,10 +365,11 @@ class _Search:
 
     def _read(self, number: int, about: About) -> int:
         """Read rows from the end of this session on; gives the number below which to look for the next session."""
-        rows = self._reader.execute(
-            "SELECT rowid FROM words WHERE words MATCH ? AND rowid < ? ORDER BY rowid DESC",
-            (self._match, (number + 1) << _ROWS),
-        )
+        rows = "SELECT rowid FROM words WHERE words MATCH ? AND rowid < ? ORDER BY rowid DESC"
+        with closing(self._reader.cursor()) as cursor:
+            return self._leap(cursor.execute(rows, (self._match, (number + 1) << _ROWS)), number, about)
+
+    def _leap(self, rows: apsw.Cursor, number: int, about: About) -> int:
         mine = 0
         for count, (row,) in enumerate(rows):
             if count % _PROBE == 0 and time.monotonic() > self._deadline:
@@ -378,12 +394,11 @@ class _Search:
         return 0
 
     def _hit(self, row: int, about: About) -> Hit | None:
-        place = next(
-            iter(self._reader.execute("SELECT at_us, source FROM texts WHERE row = ?", (row,))), None
-        )
+        place = self._reader.execute("SELECT at_us, source FROM texts WHERE row = ?", (row,)).get
         if place is None:
             return None
-        hit = Hit(about, row & ((1 << _ROWS) - 1), place[0], SOURCES[place[1]])
+        at_us, source = place
+        hit = Hit(about, row & ((1 << _ROWS) - 1), at_us, SOURCES[source])
         wanted = self._wanted
         early = wanted.since is not None and hit.at < wanted.since
         late = wanted.until is not None and hit.at > wanted.until
@@ -395,23 +410,23 @@ class _Search:
         asked = {
             "below": below,
             "gone": GONE,
-            "user": wanted.user or "*",
-            "target": wanted.target or "*",
-            "protocol": wanted.protocol or "*",
+            "user": _glob(wanted.user),
+            "target": _glob(wanted.target),
+            "protocol": _glob(wanted.protocol),
             "since": wanted.since,
             "until": wanted.until,
         }
-        rows = self._reader.execute(
-            "SELECT number, id, protocol, user, target, login, began FROM sessions WHERE number < :below "
-            "AND state <> :gone AND user GLOB :user AND target GLOB :target AND protocol GLOB :protocol "
-            "AND (:since IS NULL OR ended >= :since) AND (:until IS NULL OR began <= :until) ORDER BY number DESC",
-            asked,
-        )
-        for number, *fields in rows:
-            about = About(*fields)
-            if self._may_see(about):
-                return number, about
+        with closing(self._reader.cursor()) as cursor:
+            for number, *fields in cursor.execute(_SESSIONS, asked):
+                about = About(*fields)
+                if self._may_see(about):
+                    return number, about
         return None
+
+
+def _glob(text: str) -> str:
+    """Write a glob as SQLite has it, where brackets mean something too."""
+    return text.replace("[", "[[]") or "*"
 
 
 @contextmanager
