@@ -127,9 +127,12 @@ def test_a_purged_session_is_not_found_and_does_not_come_back(both: Both, short:
     assert both.proxyd.metric("proxyd_search_failures_total") == 0
 
 
-def test_who_may_not_see_recordings_finds_nothing(both: Both, short: Path) -> None:
-    both.shell(short, "echo theremin")
-    both.hits("theremin")
+def test_who_may_not_see_a_session_or_any_finds_nothing_of_it(both: Both, short: Path) -> None:
+    others, seen = both.shell(short, "echo theremin solo"), both.shell(short, "echo theremin duo")
+    eventually("both are found", lambda: len(both.search("theremin")) == 2, within_s=60)
+    assert both.proxyd.ctl("auditors", others["id"], "--set", "alice").code == 0
+    assert {hit["session"] for hit in both.search("theremin")} == {seen["id"]}
+    assert both.search("solo") == []
     operators = both.proxyd.settings["control"]["operators"]
     before = operators[0]["roles"]
     try:

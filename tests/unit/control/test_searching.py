@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from unit.control.test_recordings import SESSION_ID, recorded  # noqa: F401 - a fixture
 
 from proxyd import cli
-from proxyd.config import load
+from proxyd.config import User, load
 from proxyd.control.client import ControlError
 from proxyd.recorder.sidecar import path_of
 from proxyd.search.feed import Feed
@@ -135,6 +135,24 @@ def test_who_may_not_search_gets_nothing(run: Any, played: Any, search: SearchIn
     assert "sessions.search" in done.stderr
     assert done.stdout == ""
     assert not ledger(played, "search")
+
+
+def test_a_session_that_has_auditors_is_found_by_those_alone(
+    background: Any, played: Any, search: SearchIndex
+) -> None:
+    for number in range(3):
+        session = played.begin(id=f"{number}" * 32, user="bob")
+        search.begin(About(session.id, "ssh", "bob", "db1", "root", 1_795_000_000.0 + number))
+        search.write({session.id: [Text(0, 0, "screen", "secret")]})
+    found = background.client.call("search", text="secret")["hits"]
+    assert [hit["session"][0] for hit in found] == ["2", "1", "0"]
+    played.config.users = {"alice": User()}
+    background.client.call("set-auditors", session="1" * 32, people=["alice"])
+    answer = background.client.call("search", text="secret", limit=2)
+    assert [hit["session"][0] for hit in answer["hits"]] == ["2", "0"]
+    assert not answer["more"]
+    played.operate_as("PAM Auditor", user="alice")
+    assert len(background.client.call("search", text="secret")["hits"]) == 3
 
 
 def test_the_daemon_refuses_what_its_client_would_not_send(
