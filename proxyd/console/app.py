@@ -21,8 +21,8 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from proxyd import log
 from proxyd.access import Access
 from proxyd.admission import Admission
-from proxyd.config import Console
-from proxyd.console import acting, detail, entry, listing, live, player
+from proxyd.config import Console, Review
+from proxyd.console import acting, detail, entry, finding, governing, listing, live, player
 from proxyd.console.assets import Assets
 from proxyd.console.daemon import Daemon
 from proxyd.console.forms import BadForm
@@ -60,9 +60,10 @@ _log = log.get("console")
 
 @dataclass(slots=True)
 class Site:
-    """What the console's handlers use; `access` is replaced whole by a reload, `live` counts live views."""
+    """What the console's handlers use; a reload replaces `review` and `access`. `live` counts live views."""
 
     settings: Console
+    review: Review
     access: Access
     admission: Admission
     daemon: Daemon
@@ -101,6 +102,9 @@ _ONE: Final = "/sessions/{session}"
 TABLE: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/sign-out", entry.leave),
     ("GET", "/", listing.sessions),
+    ("GET", "/search", finding.search),
+    ("GET", "/requests", governing.requests),
+    ("POST", "/requests/{request}/{verdict}", governing.decide),
     ("GET", "/blocked", listing.blocked),
     ("POST", "/blocked/release", listing.release),
     ("GET", _ONE, detail.show),
@@ -115,6 +119,10 @@ TABLE: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", f"{_ONE}/block", acting.block),
     ("POST", f"{_ONE}/unblock", acting.unblock),
     ("POST", f"{_ONE}/message", acting.message),
+    ("GET", f"{_ONE}/auditors", governing.ask_auditors),
+    ("POST", f"{_ONE}/auditors", governing.auditors),
+    ("GET", f"{_ONE}/request", governing.ask_request),
+    ("POST", f"{_ONE}/request", governing.request),
     ("GET", f"{_ONE}/hold", acting.ask_hold),
     ("POST", f"{_ONE}/hold", acting.hold),
     ("POST", f"{_ONE}/release", acting.release),
@@ -125,18 +133,27 @@ def _route(path: str, handler: Handler, method: str) -> BaseRoute:
     return Route(path, signed_in(handler), methods=[method])
 
 
-def _error(request: Request, status: int, text: str) -> Response:
+def _error(request: Request, status: int, text: str, ask: str = "") -> Response:
     site: Site = request.app.state.site
     who = site.signins.find(request.cookies.get(COOKIE, ""))
     page = site.pages.render(
-        "error.html", who=who, notice="", path="", title=TITLES.get(status, "That did not work"), text=text
+        "error.html",
+        who=who,
+        notice="",
+        path="",
+        title=TITLES.get(status, "That did not work"),
+        text=text,
+        ask=ask,
     )
     return HTMLResponse(page, status)
 
 
 async def _control_error(request: Request, error: Exception) -> Response:
     status = STATUS.get(error.code, 502) if isinstance(error, ControlError) else 502
-    return _error(request, status, _sentence(str(error)))
+    site: Site = request.app.state.site
+    session = request.path_params.get("session", "")
+    ask = f"/sessions/{session}/request" if status == 403 and session and site.review.approval else ""
+    return _error(request, status, _sentence(str(error)), ask)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -161,5 +178,6 @@ async def _fault(request: Request, error: Exception) -> Response:
 
 
 def _sentence(text: str) -> str:
-    text = text.partition("; see: proxyctl")[0].partition(": see proxyctl")[0]  # a page has links for that
+    for hint in ("; see: proxyctl", ": see proxyctl", ": ask for it with proxyctl", "; now: proxyctl"):
+        text = text.partition(hint)[0]  # a page has links for that
     return f"{text[:1].upper()}{text[1:].rstrip('.')}."

@@ -44,6 +44,8 @@ async def show(visit: Visit) -> Response:
         views=list(reversed(answer["views"])),
         block=answer["block"],
         hold=answer["hold"],
+        auditors=answer["auditors"],
+        approval=visit.site.review.approval,
     )
 
 

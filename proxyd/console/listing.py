@@ -27,7 +27,7 @@ async def sessions(visit: Visit) -> Response:
     wanted |= {"user": _glob(given["user"]), "target": _glob(given["target"]), "limit": ROWS + 1}
     if given["state"] in STATES:
         wanted["state"] = given["state"]
-    since, until = _seconds(given["since"]), before if before is not None else _seconds(given["until"])
+    since, until = seconds_of(given["since"]), before if before is not None else seconds_of(given["until"])
     wanted |= {name: at for name, at in (("since", since), ("until", until)) if at is not None}
     found = (await visit.call("sessions", **wanted))["sessions"]
     rows = [shown(row) for row in found[:ROWS]]
@@ -77,7 +77,7 @@ def _glob(text: str) -> str:
     return text if not text or any(mark in text for mark in "*?") else f"*{text}*"
 
 
-def _seconds(text: str) -> float | None:
+def seconds_of(text: str) -> float | None:
     """Read what <input type=datetime-local> gives, in UTC; None for anything else."""
     if not _WHEN.fullmatch(text):
         return None

@@ -113,6 +113,7 @@ def _site(config: Config, settings: Console) -> Site:
     assets = Assets()
     return Site(
         settings=settings,
+        review=config.review,
         access=Access(config),
         admission=Admission(config.admission),
         daemon=Daemon(config.control.socket),
@@ -175,6 +176,7 @@ async def _reload(path: Path, site: Site) -> None:
     except ConfigError as error:
         _log.error("not reloaded", why=str(error))
         return
+    site.review = config.review
     site.admission.reconfigure(config.admission)
     site.signins.keep(config.users.__contains__)
     _log.info("reloaded", users=len(config.users))

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from proxyd.cli_decoder import Drawn, draw
 from proxyd.cli_derive import draw_from
 from proxyd.cli_desktop import is_desktop
+from proxyd.console.governing import may_view
 from proxyd.console.listing import shown
 from proxyd.console.survey import Survey, piece, survey
 from proxyd.console.visit import Visit
@@ -50,12 +51,23 @@ class Surveys:
                 self._kept.popitem(last=False)
         return found
 
+    def span(self, session: str, number: int) -> tuple[float, float | None]:
+        """Say from which second to which a piece goes; all of it, where there is no survey yet."""
+        with self._lock:
+            found = self._kept.get(session)
+        if found is None or number >= len(found.cuts):
+            return 0.0, None
+        end_us = found.cuts[number + 1].at_us if number + 1 < len(found.cuts) else found.duration_us
+        return found.cuts[number].at_us / MICRO, max(end_us, found.cuts[number].at_us) / MICRO
+
 
 async def show(visit: Visit) -> Response:
     """Show the page the player is in."""
     session = shown((await visit.call("show", session=visit.session))["session"])
     if session["is_live"]:
         return visit.to(f"/sessions/{visit.session}/live", "This session is live.")
+    if not await may_view(visit):
+        return visit.to(f"/sessions/{visit.session}/request")
     protocol = session["protocol"]
     kind = "desktop" if is_desktop(session) else "queries" if protocol in PROTOCOLS else "terminal"
     return visit.stage("player.html", session=session, kind=kind)
@@ -68,7 +80,9 @@ async def overview(visit: Visit) -> Response:
     def work(recording: Recording, answer: dict[str, Any]) -> dict[str, Any]:
         return surveys.of(recording, answer).document()
 
-    return JSONResponse(await visit.site.recordings.read(visit, "replay", work))
+    # The player takes leave to replay; the log beside it is a view of its own.
+    await visit.call("read", session=visit.session, kind="replay", first=0.0, last=0.0)
+    return JSONResponse(await visit.site.recordings.read(visit, "log", work))
 
 
 async def part(visit: Visit) -> Response:
@@ -82,7 +96,8 @@ async def part(visit: Visit) -> Response:
         packed: bytes = msgpack.packb(piece(recording, cuts, number))
         return packed
 
-    packed = await visit.site.recordings.read(visit, "replay", work)
+    first, last = surveys.span(visit.session, number)
+    packed = await visit.site.recordings.read(visit, "replay", work, first=first, last=last)
     return Response(packed, media_type="application/msgpack")
 
 
@@ -95,7 +110,8 @@ async def picture(visit: Visit) -> Response:
             raise ControlError(Code.USAGE, "this session has no desktop")
         return _drawn(recording, at_us)
 
-    drawn = await visit.site.recordings.read(visit, "replay", work)
+    at = at_us / MICRO
+    drawn = await visit.site.recordings.read(visit, "replay", work, first=at, last=at)
     if not drawn.width:
         raise ControlError(Code.NOT_FOUND, "the recording shows no screen up to then")
     return Response(drawn.png, media_type="image/png")

@@ -40,13 +40,20 @@ class Recordings:
         self._open: OrderedDict[Path | Source, Recording] = OrderedDict()
 
     async def read(
-        self, visit: Visit, kind: str, work: Callable[[Recording, dict[str, Any]], Result]
+        self,
+        visit: Visit,
+        kind: str,
+        work: Callable[[Recording, dict[str, Any]], Result],
+        *,
+        first: float = 0.0,
+        last: float | None = None,
     ) -> Result:
-        """Have the daemon allow `kind` (log, replay) to whoever asks, then do `work` on the recording.
+        """Have the daemon allow `kind` (log, replay) of these seconds to whoever asks, then do `work` on the recording.
 
         Raises ControlError, ConfigError, FormatError.
         """
-        answer = await visit.call(kind, session=visit.session)
+        piece = {"first": first} | ({} if last is None else {"last": last})
+        answer = await visit.call("read", session=visit.session, kind=kind, **piece)
         client = Client(visit.site.daemon.path).acting_for(visit.who.user, visit.who.source)
         return await trio.to_thread.run_sync(
             lambda: work(self._opened(client, answer), answer), limiter=_readers, abandon_on_cancel=True

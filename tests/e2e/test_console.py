@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -227,7 +229,7 @@ def test_session_video_player_with_heat_map_and_keystroke_log(console_lab, short
         expect(section).to_contain_text("KB")
         page.get_by_role("link", name="Video", exact=True).click()
         slider = page.get_by_role("slider", name="Time in the session")
-        expect(slider).not_to_have_attribute("aria-valuemax", "0")
+        expect(page.locator("[data-said=status]")).to_have_text("")
         painted = "(() => { const c = document.querySelector('.timeline canvas'); return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((v) => v) })()"
         assert page.evaluate(painted), "the heat map is empty"
         slider.focus()
@@ -250,7 +252,7 @@ def test_session_video_player_with_heat_map_and_keystroke_log(console_lab, short
         page.goto(f"{console_lab.console.url}/sessions/{session}/play?at=2.5")  # a link to a moment
         assert "third" not in "".join(console_lab.shown(page, "second"))
     views = console_lab.lab.proxyd.call("show", session=session)["views"]
-    assert {(view["who"], view["kind"]) for view in views} == {(ADMIN, "replay")}
+    assert {(view["who"], view["kind"]) for view in views} == {(ADMIN, "replay"), (ADMIN, "log")}
 
 
 @pytest.mark.mission("M6")
@@ -264,3 +266,97 @@ def test_session_video_is_for_those_with_the_permission(console_lab, short):
         )
         assert answers == [403, 403, 403]
     assert not console_lab.lab.proxyd.call("show", session=session)["views"]
+
+
+@pytest.mark.mission("M8")
+def test_remote_session_configuring_auditors(console_lab, short):
+    session = ended_session(console_lab, short, "true")
+    with console_lab.page() as page:
+        page.goto(f"{console_lab.console.url}/sessions/{session}")
+        page.get_by_role("link", name="Configure Auditors").click()
+        expect(page.get_by_role("heading", name="Session auditors settings")).to_be_visible()
+        page.get_by_role("button", name="Add").click()
+        page.get_by_label("Auditor 1").select_option(AUDITOR)
+        page.get_by_role("button", name="Add").click()
+        expect(page.get_by_label("Auditor 1")).to_have_value(AUDITOR)
+        shot(page, "configure-auditors")
+        page.get_by_role("button", name="Save").click()
+        expect(page.get_by_role("status")).to_contain_text(f"Only {AUDITOR} may audit this session")
+        page.goto(f"{console_lab.console.url}/sessions/{session}/logs")
+        expect(page.get_by_role("alert")).to_contain_text("none of this session's auditors")
+    with console_lab.page(AUDITOR) as page:
+        page.goto(f"{console_lab.console.url}/sessions/{session}/logs")
+        expect(page.get_by_role("heading", name="Session logs")).to_be_visible()
+
+
+@pytest.fixture
+def approval(console_lab):
+    """Approval for session videos is on during the test, in daemon and console."""
+
+    def switch(review: dict[str, object]) -> None:
+        console_lab.lab.proxyd.settings["review"] = review
+        console_lab.lab.proxyd.write()
+        console_lab.lab.proxyd.ctl("reload")
+        said = console_lab.console.log().count('"reloaded"')
+        console_lab.console.process.popen.send_signal(signal.SIGHUP)
+        eventually("the console reloaded", lambda: console_lab.console.log().count('"reloaded"') > said)
+
+    switch({"approval": True, "reasons": ["incident", "audit"], "code": "CHG-[0-9]+"})
+    yield
+    switch({"approval": False})
+
+
+@pytest.mark.mission("M9")
+@pytest.mark.usefixtures("approval")
+def test_request_to_view_a_session_video(console_lab, short):
+    """How to request to view a session video, step by step; nobody approves their own, and it ends when it is revoked."""
+    session = ended_session(console_lab, short, "echo shown after approval")
+    later = (datetime.now(UTC) + timedelta(hours=2)).strftime("%Y-%m-%dT%H:%M")
+    with console_lab.page(AUDITOR) as page, console_lab.page() as approver:
+        page.goto(console_lab.console.url)
+        row = page.locator("tbody tr", has=page.locator(f'a[href="/sessions/{session}"]')).first
+        row.get_by_role("link", name="Video of session").click()
+        page.get_by_role("link", name="Video", exact=True).click()
+        expect(page.get_by_role("heading", name="Justification")).to_be_visible()
+        page.get_by_label("Justification").fill("ticket <b>12</b>")
+        page.get_by_label("Reason").select_option("incident")
+        page.get_by_label("Governance Code").fill("wrong")
+        page.get_by_label("Access end").fill(later)
+        page.get_by_role("button", name="Save").click()
+        expect(page.get_by_role("alert")).to_contain_text("governance code")
+        page.get_by_label("Governance Code").fill("CHG-17")
+        shot(page, "justification")
+        page.get_by_role("button", name="Save").click()
+        expect(page.get_by_role("status")).to_contain_text("Your request was sent")
+        expect(page.get_by_role("button", name="Approve")).to_have_count(0)
+        request = console_lab.lab.proxyd.call("requests", session=session)["requests"][0]["id"]
+        own = page.evaluate(
+            """request => fetch(`/requests/${request}/approve`, {method: 'POST', body: new URLSearchParams(
+                {form_token: document.querySelector('[name=form_token]').value})}).then((r) => r.status)""",
+            request,
+        )
+        assert own in (403, 409)
+        assert page.evaluate("s => fetch(`/sessions/${s}/recording`).then((r) => r.status)", session) == 403
+
+        approver.goto(f"{console_lab.console.url}/requests")
+        expect(approver.locator("tbody")).to_contain_text("ticket <b>12</b>")
+        shot(approver, "requests")
+        approver.get_by_role("button", name="Approve").click()
+        expect(approver.get_by_role("status")).to_contain_text("approved")
+
+        page.goto(f"{console_lab.console.url}/requests")
+        page.get_by_role("link", name="View").click()
+        slider = page.get_by_role("slider", name="Time in the session")
+        expect(page.locator("[data-said=status]")).to_have_text("")
+        slider.press("End")
+        console_lab.shown(page, "shown after approval")
+
+        approver.goto(f"{console_lab.console.url}/sessions/{session}/play")  # approval is for one person
+        expect(approver.get_by_role("heading", name="Justification")).to_be_visible()
+        approver.goto(f"{console_lab.console.url}/requests")
+        approver.get_by_role("button", name="Revoke").click()
+        expect(approver.get_by_role("status")).to_contain_text("revoked")
+        assert (
+            page.evaluate("s => fetch(`/sessions/${s}/recording/pieces/0`).then((r) => r.status)", session)
+            == 403
+        )

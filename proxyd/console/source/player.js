@@ -207,7 +207,7 @@ class Player {
   tell() {
     const slider = document.querySelector(".timeline"), text = `${clock(this.at)} / ${clock(this.duration)}`;
     said("time").textContent = text;
-    slider.setAttribute("aria-valuenow", String(Math.round(this.at / 1e6)));
+    slider.setAttribute("aria-valuenow", (this.at / 1e6).toFixed(1));
     slider.setAttribute("aria-valuetext", text);
     slider.style.setProperty("--x", `${(this.at / Math.max(this.duration, 1)) * slider.clientWidth}px`);
     said("link").href = `?at=${(this.at / 1e6).toFixed(1)}`;
@@ -257,7 +257,7 @@ function heat(overview) {
 
 function wire(player, overview) {
   const slider = document.querySelector(".timeline");
-  slider.setAttribute("aria-valuemax", String(Math.round(player.duration / 1e6)));
+  slider.setAttribute("aria-valuemax", (player.duration / 1e6).toFixed(1));
   const wrong = (error) => {
     player.pause();
     said("wrong").hidden = false;
