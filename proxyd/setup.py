@@ -487,9 +487,9 @@ WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrm
 #parameters = "values"
 # Mask what stands in quotes in the target's error messages.
 #mask_errors = false
-# RDP: how a desktop is painted. "bitmap" is decoded by aardwolf alone; "gfx" is the graphics pipeline with all its codecs,
-# "noavc" without H.264, "avc420" with H.264 at half the colour only: their recordings need FreeRDP's library, and without
-# it sessions are painted by bitmaps. In 32 or 16 bits (bitmap).
+# RDP: how a desktop is painted. "bitmap" is decoded by aardwolf alone; "gfx" is the graphics pipeline and RemoteFX, with all
+# codecs, "noavc" without H.264, "avc420" with H.264 at half the colour only: their recordings need FreeRDP's library, and
+# without it sessions are painted by bitmaps. In 32 or 16 bits (bitmap).
 #graphics = "bitmap"
 #colour_depth = 32
 # RDP: further static virtual channels that pass, unread by proxyd; all others the target never hears of.
