@@ -43,6 +43,7 @@ from proxyd.recorder.sidecar import Item, Keyframe, inflated
 SILENT_S: Final = 120.0  # for one batch; the decoder's own limit is half of it, of work
 BATCH_BYTES: Final = 256 << 10  # of records sent at once
 DESKTOP: Final = "rdp"  # the protocol of sessions that have one
+TERMINAL: Final = "ssh"  # of those that have terminals
 NUMBER: Final = 1  # of the one session
 
 
@@ -59,6 +60,14 @@ def draw_from(keyframe: Keyframe, records: Iterable[Record]) -> Drawn:
     except FormatError:
         raise Undecoded(FAILED) from None
     return Drawn(shown.width, shown.height, png_of(shown.width, shown.height, rgb), decoder.faults)
+
+
+def print_from(keyframe: Keyframe | None, records: Iterable[Record], channel: int | None) -> Printed:
+    """Give what a terminal showed behind the last of these records, which follow the keyframe. Raises Undecoded."""
+    with Decoder(TERMINAL, keyframe) as decoder:
+        for _ in decoder.fed(records):
+            pass
+        return decoder.printed(channel)
 
 
 def png_of(width: int, height: int, rgb: bytes) -> bytes:

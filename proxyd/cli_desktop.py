@@ -136,12 +136,12 @@ def screenshot(
     if at_us is None and not row["ended_at"] and _shot_live(run, row, target):
         return
     recording, answer, _ = open_recording(run, "replay", session, identity)
-    keyframe = _keyframe_of(run, recording, at_us)
+    keyframe = keyframe_of(run, recording, at_us)
     if keyframe is None:
-        drawn = draw(_until(recording.records(), at_us))
+        drawn = draw(until(recording.records(), at_us))
     else:
         behind = (record for record in recording.records(keyframe.at_us) if record.seq > keyframe.seq)
-        drawn = draw_from(keyframe, _until(behind, at_us))
+        drawn = draw_from(keyframe, until(behind, at_us))
     if not drawn.width:
         raise FormatError("the recording shows no screen up to then")
     write_private(target, [drawn.png])
@@ -173,7 +173,7 @@ def _shot_live(run: Run, row: Mapping[str, Any], target: Path) -> bool:
     return True
 
 
-def _keyframe_of(run: Run, recording: Recording, at_us: int | None) -> Keyframe | None:
+def keyframe_of(run: Run, recording: Recording, at_us: int | None) -> Keyframe | None:
     """Give the last keyframe before a moment that a decoder can go on from; None without one, or without an index."""
     from proxyd.recorder.sidecar import path_of
 
@@ -203,7 +203,8 @@ def _say(run: Run, session: Mapping[str, Any], target: Path, drawn: Drawn, at_us
         )
 
 
-def _until(records: Iterable[Record], at_us: int | None) -> Iterator[Record]:
+def until(records: Iterable[Record], at_us: int | None) -> Iterator[Record]:
+    """Yield the records up to a moment, or all."""
     return takewhile(lambda record: at_us is None or record.at_us <= at_us, records)
 
 

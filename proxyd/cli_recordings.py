@@ -44,9 +44,10 @@ def add_to(group: CommandLine) -> None:
     from proxyd.cli_desktop import screenshot
     from proxyd.cli_export import export
     from proxyd.cli_exports import exports
+    from proxyd.cli_screen import screen
     from proxyd.cli_search import search
 
-    for command in (search, log, replay, screenshot, export, exports, verify):
+    for command in (search, log, replay, screen, screenshot, export, exports, verify):
         group.add_command(command)
 
 

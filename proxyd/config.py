@@ -267,7 +267,7 @@ class Review(_Section, frozen=True, kw_only=True):
 
 
 class Index(_Section, frozen=True, kw_only=True):
-    """What is derived of sessions while they live: pictures, keystrokes, heat map. `workers`: processes that decode."""
+    """What is derived of sessions while they live: screens, keystrokes, text, heat map. `workers`: processes that decode."""
 
     enabled: bool = True
     workers: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1

@@ -359,9 +359,10 @@ reserve_bytes = 268435456
 # --------------------------------------------------------------------------------------------------- index
 
 [index]
-# Pictures, keystrokes and heat map of desktops, made while sessions live, in processes that have nothing else.
+# What is derived of desktops and terminals (screens, keystrokes, text, heat map) while sessions live, in processes
+# that have nothing else.
 enabled = true
-# How many such processes; one follows a dozen desktops.
+# How many such processes; one follows a dozen desktops, or a few hundred terminals.
 workers = 1
 
 # -------------------------------------------------------------------------------------------------- exports

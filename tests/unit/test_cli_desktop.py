@@ -266,4 +266,4 @@ def test_help_and_completion_know_the_command() -> None:
     )
     environment = {"_PROXYCTL_COMPLETE": "bash_complete", "COMP_WORDS": "proxyctl scr", "COMP_CWORD": "1"}
     done = CliRunner().invoke(cli.proxyctl, [], prog_name="proxyctl", env=environment)
-    assert done.stdout == "plain,screenshot\n"
+    assert done.stdout == "plain,screen\nplain,screenshot\n"

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from proxyd.characters import UNSAFE
 from proxyd.index.area import Area
-from proxyd.page import COLOURS, DEFAULT, DIRECT, Attribute, Cursor, Page, Run, Style
+from proxyd.page import DEFAULT, DIRECT, PLAIN, Attribute, Cursor, Page, Run, Style
 
 FOREGROUND: Final = 0xD8D8D8  # where the target has not said: readable for hours, and in print
 BACKGROUND: Final = 0x181818
@@ -139,9 +139,7 @@ class Sheet:
             self._painted.move_to_end(key)
             return self._painted[key]
         face = self._face
-        row = Image.new(
-            "RGB", (self._columns * face.width, face.height), self._rgb(Style().background, BACKGROUND)
-        )
+        row = Image.new("RGB", (self._columns * face.width, face.height), self._inks(PLAIN)[1])
         for run in line:
             self._run(row, run)
         self._painted[key] = row
@@ -203,23 +201,30 @@ class Sheet:
         return glyph
 
     def _inks(self, style: Style) -> tuple[Colour, Colour]:
-        """Give the colours of letters and of what is behind them."""
-        ink, paper = self._rgb(style.foreground, FOREGROUND), self._rgb(style.background, BACKGROUND)
-        if style.attributes & Attribute.INVERSE:
-            ink, paper = paper, ink
-        if style.attributes & Attribute.FAINT:
-            red, green, blue = (round(a * _FAINT + b * (1 - _FAINT)) for a, b in zip(ink, paper, strict=True))
-            ink = (red, green, blue)
-        return ink, paper
+        return inks(style, *self._colours)
 
-    def _rgb(self, shade: int, usual: int) -> Colour:
-        palette, foreground, background = self._colours
-        if shade == DEFAULT:
-            said = foreground if usual == FOREGROUND else background
-            return _rgb(usual if said == DEFAULT else said)
-        if shade >= DIRECT:
-            return _rgb(shade)
-        return _rgb(palette[shade] if shade < min(COLOURS, len(palette)) else usual)
+
+def colours_of(page: Page, style: Style) -> tuple[Colour, Colour]:
+    """Give the colours of letters and of what is behind them on a page."""
+    return inks(style, page.palette, page.foreground, page.background)
+
+
+def inks(style: Style, palette: Sequence[int], foreground: int, background: int) -> tuple[Colour, Colour]:
+    """Give the colours of letters and of what is behind them, as the target set the palette and the usual ones."""
+    ink = _shade(style.foreground, palette, FOREGROUND if foreground == DEFAULT else foreground)
+    paper = _shade(style.background, palette, BACKGROUND if background == DEFAULT else background)
+    if style.attributes & Attribute.INVERSE:
+        ink, paper = paper, ink
+    if style.attributes & Attribute.FAINT:
+        red, green, blue = (round(a * _FAINT + b * (1 - _FAINT)) for a, b in zip(ink, paper, strict=True))
+        ink = (red, green, blue)
+    return ink, paper
+
+
+def _shade(colour: int, palette: Sequence[int], usual: int) -> Colour:
+    if colour >= DIRECT:
+        return _rgb(colour)
+    return _rgb(palette[colour] if 0 <= colour < len(palette) else usual)
 
 
 def _rgb(value: int) -> Colour:

@@ -103,5 +103,9 @@ class Text:
                 begin, used, room = at, 0, most
             used += lines
             at = end + 1
+        rest = (len(data) - at) // columns
+        if used + rest > room and begin < at:
+            yield used, data[begin:at]
+            begin, used = at, 0
         if begin < len(data):
-            yield used, data[begin:]
+            yield used + rest, data[begin:]
