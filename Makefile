@@ -15,6 +15,7 @@ DEBS := openssh-server openssh-client putty-tools dropbear-bin rsync git strace 
         postgresql postgresql-client mariadb-server mariadb-client \
         libpostgresql-jdbc-java libmariadb-java default-jdk-headless \
         xrdp xorgxrdp freerdp2-x11 freerdp2-shadow-x11 libfreerdp2-2 winpr-utils rdesktop fuse3 xvfb xdotool xclip x11-apps x11-xserver-utils xterm \
+        vim mc htop tmux less procps \
         pulseaudio pulseaudio-utils fonts-dejavu-core nmap krb5-kdc krb5-admin-server krb5-user chromium
 
 # They wait for desktops more than they compute, each file for servers of its own: two at a time.
