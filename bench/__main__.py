@@ -22,6 +22,7 @@ NOT_SCRIPTS = (
     "rdp_decode",
     "rdp_idle",
     "rig",
+    "seeking",
     "trio_relay",
     "xdisplay",
 )

@@ -14,6 +14,7 @@ import os
 import select
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from types import TracebackType
 from typing import Final, Self
 
@@ -38,6 +39,7 @@ from proxyd.indexing.frames import (
 from proxyd.recorder.hub import pack_batch
 from proxyd.recorder.record import Record
 from proxyd.recorder.reel import weigh
+from proxyd.recorder.replay import Recording
 from proxyd.recorder.sidecar import Item, Keyframe, inflated
 
 SILENT_S: Final = 120.0  # for one batch; the decoder's own limit is half of it, of work
@@ -60,14 +62,6 @@ def draw_from(keyframe: Keyframe, records: Iterable[Record]) -> Drawn:
     except FormatError:
         raise Undecoded(FAILED) from None
     return Drawn(shown.width, shown.height, png_of(shown.width, shown.height, rgb), decoder.faults)
-
-
-def print_from(keyframe: Keyframe | None, records: Iterable[Record], channel: int | None) -> Printed:
-    """Give what a terminal showed behind the last of these records, which follow the keyframe. Raises Undecoded."""
-    with Decoder(TERMINAL, keyframe) as decoder:
-        for _ in decoder.fed(records):
-            pass
-        return decoder.printed(channel)
 
 
 def png_of(width: int, height: int, rgb: bytes) -> bytes:
@@ -139,6 +133,20 @@ class Decoder:
         if not isinstance(answer, Printed):
             raise Undecoded(FAILED)
         return answer
+
+    def shown_at(
+        self, recording: Recording, keyframe: Keyframe | None, at_us: int | None, channel: int | None = None
+    ) -> Printed:
+        """Give what a terminal showed at a moment of a recording, read from a keyframe before it or from the beginning.
+
+        May be asked again and again. Raises Undecoded, after which nothing more can be, and what reading raises.
+        """
+        self._send(Begin(NUMBER, self._protocol, keyframe))
+        begin_us, after = (keyframe.at_us, keyframe.seq) if keyframe else (0, 0)
+        behind = (record for record in recording.records(begin_us) if record.seq > after)
+        for _ in self.fed(takewhile(lambda record: at_us is None or record.at_us <= at_us, behind)):
+            pass
+        return self.printed(channel)
 
     def _greeted(self) -> None:
         if not isinstance(self._answer(), Hello):

@@ -138,10 +138,10 @@ def screenshot(
     recording, answer, _ = open_recording(run, "replay", session, identity)
     keyframe = keyframe_of(run, recording, at_us)
     if keyframe is None:
-        drawn = draw(until(recording.records(), at_us))
+        drawn = draw(_until(recording.records(), at_us))
     else:
         behind = (record for record in recording.records(keyframe.at_us) if record.seq > keyframe.seq)
-        drawn = draw_from(keyframe, until(behind, at_us))
+        drawn = draw_from(keyframe, _until(behind, at_us))
     if not drawn.width:
         raise FormatError("the recording shows no screen up to then")
     write_private(target, [drawn.png])
@@ -203,8 +203,7 @@ def _say(run: Run, session: Mapping[str, Any], target: Path, drawn: Drawn, at_us
         )
 
 
-def until(records: Iterable[Record], at_us: int | None) -> Iterator[Record]:
-    """Yield the records up to a moment, or all."""
+def _until(records: Iterable[Record], at_us: int | None) -> Iterator[Record]:
     return takewhile(lambda record: at_us is None or record.at_us <= at_us, records)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from proxyd.cli_app import Command, Run, session_argument
-from proxyd.cli_desktop import At, When, keyframe_of, until
+from proxyd.cli_desktop import At, When, keyframe_of
 from proxyd.cli_output import ID_SHOWN, position, size
 from proxyd.cli_recordings import open_recording, take_channel, take_identity, warn_of_damage, write_private
 from proxyd.errors import FormatError, ProxydError
@@ -95,17 +95,18 @@ def _refuse_others(row: Mapping[str, Any]) -> None:
 def _printed(run: Run, recording: Recording, at_us: int | None, channel: int | None) -> Printed:
     """Have the screen emulated (rule 3)."""
     from proxyd.cli_decoder import Undecoded
-    from proxyd.cli_derive import print_from
+    from proxyd.cli_derive import TERMINAL, Decoder
 
     keyframe = keyframe_of(run, recording, at_us)
     if keyframe is not None:
-        behind = (record for record in recording.records(keyframe.at_us) if record.seq > keyframe.seq)
         try:
-            return print_from(keyframe, until(behind, at_us), channel)
+            with Decoder(TERMINAL) as decoder:
+                return decoder.shown_at(recording, keyframe, at_us, channel)
         except Undecoded:
             name = recording.path.name
             run.output.remark(f"the index can't be gone on from; proxyd index {name} --force makes it anew")
-    return print_from(None, until(recording.records(), at_us), channel)
+    with Decoder(TERMINAL) as decoder:
+        return decoder.shown_at(recording, None, at_us, channel)
 
 
 def _nothing(printed: Printed, channel: int | None) -> str:

@@ -26,9 +26,10 @@ class Session:
     """One terminal session; `terminals` are as they are now."""
 
     def __init__(self, keyframe: Keyframe | None = None) -> None:
-        """Begin, or go on behind a keyframe; raises FormatError."""
+        """Begin; or go on behind a keyframe, for who only looks: then nothing is derived. Raises FormatError."""
         self.terminals = Terminals.resumed(keyframe.state()) if keyframe else Terminals()
         self.seq = self.at_us = 0
+        self._only_shows = keyframe is not None
         self._heat, self._text = Heat(), Text()
         self._keyframe_us = self._bytes = 0
 
@@ -40,6 +41,9 @@ class Session:
     def feed(self, record: Record) -> tuple[list[Item], list[Area]]:
         """Take the next record; gives what was derived, and no rectangle of a desktop."""
         self.seq, self.at_us = record.seq, record.at_us
+        if self._only_shows:
+            self.terminals.feed(record)
+            return [], []
         items = self._heat.feed(record) + told(record)
         if record.kind is Kind.CHANNEL and record.body.get("event") == "close":
             items += self._closed(record.channel)
