@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,7 +144,8 @@ def measure(rig: Rig) -> Report:
         return report
     place = rig.place("rdp")
     with Xrdp(place / "x") as target, RawTarget(Identity(place / "idle")) as idle:
-        proxyd, port = _front(place, target, idle)
+        peers = {TARGET: (target, target.user, {}), IDLE_TARGET: (idle, "svc", {})}
+        proxyd, port = front(place, target.password, peers)
         idle.plays(_idles)
         with proxyd:
             bench = Bench(rig, target, proxyd, port)
@@ -156,23 +157,25 @@ def measure(rig: Rig) -> Report:
     return report
 
 
-def _front(place: Path, target: Xrdp, idle: RawTarget) -> tuple[Proxyd, int]:
-    """proxyd before both targets, with one user."""
-    front, port = Identity(place / "front"), free_port()
-    front.key.chmod(0o600)
+def front(
+    place: Path, password: str, peers: Mapping[str, tuple[Xrdp | RawTarget, str, Mapping[str, Any]]]
+) -> tuple[Proxyd, int]:
+    """Make a proxyd for one user before targets, each with its account and more of its settings; and its port."""
+    identity, port = Identity(place / "front"), free_port()
+    identity.key.chmod(0o600)
     secret = place / "password"
-    secret.write_text(target.password)
+    secret.write_text(password)
     secret.chmod(0o600)
     proxyd = Proxyd(place / "p")
     proxyd.settings["listen"]["rdp"] = {
         "address": f"{HOST}:{port}",
-        "certificate": str(front.certificate),
-        "key": str(front.key),
+        "certificate": str(identity.certificate),
+        "key": str(identity.key),
     }
-    for name, peer, user in ((TARGET, target, target.user), (IDLE_TARGET, idle, "svc")):
+    for name, (peer, user, more) in peers.items():
         proxyd.settings.setdefault("targets", {})[name] = {
             "protocol": "rdp", "address": peer.address, "tls": "verify-full", "tls_ca": str(peer.identity.ca),
-            "accounts": {user: {"password": f"file:{secret}"}},
+            "accounts": {user: {"password": f"file:{secret}"}}, **more,
         }  # fmt: skip
     proxyd.user(USER, nt_hash=nt_hash(PASSWORD))
     proxyd.grant(users=[USER])
