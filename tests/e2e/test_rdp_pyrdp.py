@@ -1,17 +1,16 @@
 """PyRDP as an independent reader: its parsers find in a replay of ours what our own find in the recording.
 
-PyRDP lives in a venv of its own, made once and kept under build/: it is GPL, its pins are not ours, and nothing of it is
-imported here. Its converter, which opens a replay as its player does, must read it whole too.
+PyRDP lives in a venv of its own, and nothing of it is imported here. Its converter, which opens a replay as its player does, must read it whole too.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
-import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,6 +39,7 @@ from tests.peers.daemon import Proxyd
 from tests.peers.process import eventually
 from tests.peers.rdp import freerdp, shadow, xrdp
 from tests.peers.rdp.freerdp import FreeRdp
+from tests.peers.rdp.pyrdp import NotInstalled, programs
 from tests.peers.rdp.shadow import Security, Shadow
 from tests.peers.rdp.x11 import IN_TERMINAL, Screen, same
 from tests.peers.rdp.xrdp import Xrdp
@@ -55,9 +55,6 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-VERSION = "2.1.0"
-PACKAGES = (f"pyrdp-mitm=={VERSION}", "progressbar2<4.4")  # its converter breaks with later bars
-HOME = Path(__file__).parents[2] / "build" / f"pyrdp-{VERSION}"
 READER = Path(__file__).with_name("pyrdp_reader.py")
 READ_S = 120
 TEXT = "Grüße, 5 € {text}"
@@ -69,18 +66,11 @@ EVENTS: dict[type[Event], int] = {
 
 @pytest.fixture(scope="module")
 def pyrdp() -> Path:
-    """Where PyRDP's programs are; installed when they are not there yet."""
-    programs = HOME / "bin"
-    HOME.parent.mkdir(exist_ok=True)
-    with (HOME.parent / "pyrdp.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two workers install one
-        if not (programs / "pyrdp-convert").exists():
-            subprocess.run([sys.executable, "-m", "venv", HOME], check=True, timeout=120)
-            argv = [programs / "pip", "install", "-q", "--only-binary", "pyrdp-mitm", *PACKAGES]
-            done = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
-            if done.returncode:
-                pytest.skip(f"PyRDP can't be installed here: {done.stderr.strip()[-200:]}")
-    return programs
+    """Where PyRDP's programs are."""
+    try:
+        return programs()
+    except NotInstalled as error:
+        pytest.skip(str(error))
 
 
 # ---------------------------------------------------------------- what we find
@@ -192,38 +182,50 @@ def copy(owner: Screen, other: Screen) -> None:
     eventually("the copied text arrives", pasted, within_s=60.0)
 
 
+@contextmanager
+def worked(desktop: Xrdp | Shadow, directory: Path) -> Iterator[tuple[Proxyd, str, FreeRdp]]:
+    """A session in which a line was typed; proxyd runs until this is left."""
+    proxyd, identity, port = furnished(directory, desktop)
+    with proxyd:
+        client = FreeRdp(directory / "c", port, "alice%desk", PASSWORD, fingerprint=identity.fingerprint)
+        with client:
+            same(client.screen, desktop.screen)
+            session = proxyd.the_live_session()["id"]
+            client.screen.click(*IN_TERMINAL)
+            client.screen.enter(LINE)
+            same(client.screen, desktop.screen)
+            yield proxyd, session, client
+
+
+def ended(pyrdp: Path, proxyd: Proxyd, session: str, client: FreeRdp, directory: Path) -> Counter[str]:
+    """Close the client, and compare."""
+    client.close()
+    proxyd.ended(session)
+    return agrees(pyrdp, proxyd, session, directory)
+
+
 def test_pyrdp_reads_a_session_at_xrdp_with_a_paste(pyrdp: Path, short: Path) -> None:
-    with Xrdp(short / "x") as desktop:
-        proxyd, identity, port = furnished(short, desktop)
-        with proxyd:
-            with FreeRdp(
-                short / "c", port, "alice%desk", PASSWORD, fingerprint=identity.fingerprint
-            ) as client:
-                same(client.screen, desktop.screen)
-                session = proxyd.the_live_session()["id"]
-                client.screen.click(*IN_TERMINAL)
-                client.screen.enter(LINE)
-                client.screen.enter("ls /usr/bin | head -300")
-                same(client.screen, desktop.screen)
-                copy(desktop.screen, client.screen)
-            proxyd.ended(session)
-            found = agrees(pyrdp, proxyd, session, short)
-            assert found["texts"] >= 1
-            for name in ("slow update 1", "rectangles", "fast input 0", "fast input 1", "confirm active"):
-                assert found[name], found
-            shown = converted(pyrdp, short)
-            assert (shown["info"]["width"], shown["info"]["height"]) == client.size
-            keys = [
-                event["data"]
-                for event in shown["events"]
-                if event["type"] == "key" and event["data"]["press"]
-            ]
-            assert "".join(key["key"] for key in keys).startswith("echoSpacetyped")
-            assert TEXT in [
-                event["data"]["content"].rstrip("\0")
-                for event in shown["events"]
-                if event["type"] == "clipboard"
-            ]
+    with Xrdp(short / "x") as desktop, worked(desktop, short) as (proxyd, session, client):
+        client.screen.enter("ls /usr/bin | head -300")
+        same(client.screen, desktop.screen)
+        copy(desktop.screen, client.screen)
+        found = ended(pyrdp, proxyd, session, client, short)
+    assert found["texts"] >= 1
+    for name in ("slow update 1", "rectangles", "fast input 0", "fast input 1", "confirm active"):
+        assert found[name], found
+    shown = converted(pyrdp, short)
+    assert (shown["info"]["width"], shown["info"]["height"]) == client.size
+    events = [(event["type"], event["data"]) for event in shown["events"]]
+    keys = "".join(data["key"] for kind, data in events if kind == "key" and data["press"])
+    assert keys.startswith("echoSpacetyped")
+    assert TEXT in [data["content"].rstrip("\0") for kind, data in events if kind == "clipboard"]
+
+
+def test_pyrdp_reads_a_session_whose_updates_come_by_the_fast_path(pyrdp: Path, short: Path) -> None:
+    with Shadow(short / "s", Security.TLS) as desktop, worked(desktop, short) as (proxyd, session, client):
+        found = ended(pyrdp, proxyd, session, client, short)
+    assert found["fast output 1"], found
+    assert found["rectangles"], found
 
 
 def converted(pyrdp: Path, directory: Path) -> dict:
@@ -232,21 +234,3 @@ def converted(pyrdp: Path, directory: Path) -> dict:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=READ_S, cwd=directory, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads((directory / "x.json").read_text())
-
-
-def test_pyrdp_reads_a_session_whose_updates_come_by_the_fast_path(pyrdp: Path, short: Path) -> None:
-    with Shadow(short / "s", Security.TLS) as target:
-        proxyd, identity, port = furnished(short, target)
-        with proxyd:
-            with FreeRdp(
-                short / "c", port, "alice%desk", PASSWORD, fingerprint=identity.fingerprint
-            ) as client:
-                same(client.screen, target.screen)
-                session = proxyd.the_live_session()["id"]
-                client.screen.click(*IN_TERMINAL)
-                client.screen.enter(LINE)
-                same(client.screen, target.screen)
-            proxyd.ended(session)
-            found = agrees(pyrdp, proxyd, session, short)
-            assert found["fast output 1"], found
-            assert found["rectangles"], found

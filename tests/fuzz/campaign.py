@@ -105,7 +105,7 @@ def campaign(protocol: str, seconds: int, directory: Path) -> Found:
         (corpus / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
     words = directory / "words"
     words.write_text("".join(f'"{_escaped(word)}"\n' for word in begun.DICTIONARY))
-    flags = [f"-max_total_time={seconds}", f"-timeout={HANGS_SECONDS}", f"-rss_limit_mb={RSS_MB}",
+    flags = [f"-max_total_time={seconds}", f"-timeout={HANGS_SECONDS}", f"-rss_limit_mb={RSS_MB}", f"-report_slow_units={HANGS_SECONDS}",
              f"-artifact_prefix={findings}/", f"-dict={words}", f"-max_len={LONGEST}", "-print_final_stats=1", "-len_control=20", str(corpus)]  # fmt: skip
     argv = [sys.executable, "-m", "tests.fuzz.campaign", protocol, "--fuzzed", str(notes), *flags]
     with (directory / "log").open("wb") as log:
