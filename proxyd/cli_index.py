@@ -18,7 +18,7 @@ import click
 
 from proxyd.cli_app import Command, Run, take_config
 from proxyd.cli_output import FAILED, Column, size
-from proxyd.cli_recordings import recording_at, take_identity
+from proxyd.cli_recordings import NoRecording, recording_at, take_identity
 from proxyd.errors import ConfigError, FormatError, ProxydError
 
 if TYPE_CHECKING:
@@ -70,12 +70,22 @@ def index(
             "a recording opens only with its identity file: name it with --identity", run.find_config()
         )
     root = recording.directory
-    folders = [recording_at(what, root)] if what is not None else list(store.recordings(root))
+    folders = [_folder_of(run, what, root)] if what is not None else list(store.recordings(root))
     with _search(run, anew=anew) as search:
         done = list(_each(run, folders, key, search, force=force))
     _report(run, done)
     if any(one.result == "failed" for one in done):
         sys.exit(FAILED)
+
+
+def _folder_of(run: Run, what: str, root: Path) -> Path:
+    try:
+        return recording_at(what, root)
+    except NoRecording as error:
+        if run.config().store is None:
+            raise
+        text = f"{error}; where the store alone has it, its index went there too, and is not made anew"
+        raise ProxydError(text) from None
 
 
 @contextmanager
