@@ -24,6 +24,7 @@ NOT_SCRIPTS = (
     "rdp_idle",
     "rig",
     "seeking",
+    "terminal_tape",
     "trio_relay",
     "xdisplay",
 )

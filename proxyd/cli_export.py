@@ -54,11 +54,15 @@ def _choose(
         raise click.UsageError(
             f"{chosen} of a desktop is all of the session: it has no channels and no --input"
         )
+    if chosen in FILMS and row["protocol"] != DESKTOP and given["--input"]:
+        raise click.UsageError(
+            f"films of terminals have no --input: proxyctl log {row['id'][:ID_SHOWN]} has what was typed"
+        )
     if background and target is None:
         target = run.config().export.directory / row["id"] / f"{token_hex(NAME_BYTES)}.{chosen}"
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if chosen in APART:
-        cli_film.check(chosen, target)
+        cli_film.check(chosen, row["protocol"], target)
     return row["id"], chosen, target
 
 
@@ -75,8 +79,8 @@ class _Wanted(NamedTuple):
 @click.command(cls=Command, short_help="Write a recording in a form other tools read.")
 @session_argument()
 @click.option("--format", "form", type=click.Choice(FORMATS),
-              help="Of screens asciicast (version 3; the default), of statements jsonl (the default) or csv, of desktops "
-                   "webm (the default), mp4 or pyrdp.")  # fmt: skip
+              help="Of terminals asciicast (version 3; the default), webm or mp4, of statements jsonl (the default) or "
+                   "csv, of desktops webm (the default), mp4 or pyrdp.")  # fmt: skip
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Where to; else standard output, or [export] directory with --background.")  # fmt: skip
 @click.option("--input", "--keys", "with_input", is_flag=True,
@@ -103,8 +107,8 @@ def export(
     """Write a recording in a form other tools read; the file is for your eyes only (0600).
 
     jsonl is every record; of a database session every statement with its result, as csv is, which escapes control
-    characters and what a spreadsheet would take for a formula. webm and mp4 are films of a desktop with its sound
-    (AV1 and Opus, H.264 and AAC), pyrdp is what PyRDP's player replays.
+    characters and what a spreadsheet would take for a formula. webm and mp4 are films of a terminal, or of a desktop with
+    its sound (AV1 and Opus, H.264 and AAC), pyrdp is what PyRDP's player replays.
 
     Beside FILE stands FILE.manifest.json, signed by the node: proxyctl verify FILE says whether they still fit.
     """
@@ -169,9 +173,9 @@ def _make(run: Run, wanted: _Wanted, key: Path, *, detached: bool) -> None:
         recording = opened(run, job.wait(), key).recording
         about = {"session": session, "export": job.id, "manifest": str(manifest_of(target))}
         if form in APART:
-            task = Task(
-                form, recording.duration_us, round(recording.started_at * 1000), keys=wanted.with_input
-            )
+            began_ms, protocol = round(recording.started_at * 1000), str(recording.meta.get("protocol", ""))
+            task = Task(form, protocol, recording.duration_us, began_ms, keys=wanted.with_input,
+                        channel=wanted.channel)  # fmt: skip
             cli_film.say(run, about, task, target, cli_film.make(run, recording, task, target, job))
         else:
             lines = lines_of(recording, form, channel=wanted.channel, with_input=wanted.with_input)

@@ -1,4 +1,4 @@
-"""`proxyctl export` of desktops: films and PyRDP replays, made by a process of their own and written here.
+"""`proxyctl export`: films and PyRDP replays, made by a process of their own and written here.
 
 Rule 1: what reads the recording's bytes runs apart (`proxyd.export.process`); it is believed nothing but answers of the
         right shape, and killed at STALL_S without one, when whoever asked is interrupted, and when the disk is full.
@@ -24,6 +24,7 @@ from proxyd.cli_output import duration, size
 from proxyd.cli_recordings import private_file
 from proxyd.errors import FormatError, ProxydError
 from proxyd.export.task import Made, Task
+from proxyd.recorder.export import DESKTOP
 from proxyd.recorder.forms import FILMS
 
 if TYPE_CHECKING:
@@ -57,11 +58,12 @@ class _Answer(msgspec.Struct, frozen=True):
     done: Made | None = None
 
 
-def check(form: str, target: Path | None) -> None:
+def check(form: str, protocol: str, target: Path | None) -> None:
     """Refuse what can't be made. Raises UsageError, Undecoded."""
     if target is None:
         raise click.UsageError(f"{form} is no text for a terminal: add -o FILE")
-    require()
+    if protocol == DESKTOP:
+        require()
     if form in FILMS and importlib.util.find_spec(ENCODER) is None:
         raise Undecoded(NO_ENCODER)
 
@@ -80,7 +82,7 @@ def make(run: Run, recording: Recording, task: Task, target: Path, job: Job | No
             if answer.done is None:
                 raise Undecoded(FAILED)
             if not answer.done.pictures and task.form in FILMS:
-                raise FormatError("the recording shows no desktop")
+                raise FormatError("the recording shows no screen")
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ProxydError(f"{target}: {reason}: nothing of it was kept") from None

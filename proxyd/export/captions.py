@@ -1,27 +1,17 @@
-"""What was typed as subtitles of a film: a caption for each burst of keys.
-
-A caption is written when its burst is over, so a player meets it in the file at most BURST_US after its time.
-"""
+"""What was typed as subtitles of a film."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
 from fractions import Fraction
-from typing import Final, NamedTuple
+from typing import Final
 
 from av import Packet
 from av.container import OutputContainer
 from av.subtitles.stream import SubtitleStream
 
-from proxyd.characters import visible
-from proxyd.index.rdp.keys import Keys, Keystroke
-from proxyd.index.rdp.typed import lines
-from proxyd.recorder.record import Record
+from proxyd.export.shot import Caption
 
-BURST_US: Final = 1_500_000  # what is typed within that is read at once
-SHOWN_US: Final = 2_500_000  # how long a caption stands, unless another follows
-REFUSED: Final = "(blocked) "
 _MS: Final = Fraction(1, 1000)
 _STYLE: Final = b"""[Script Info]
 ScriptType: v4.00+
@@ -34,40 +24,6 @@ Style: Default,Arial,16,&Hffffff,2,0
 Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
 """
 """Encoders of subtitles want a header in ASS, whatever they write."""
-
-
-class Caption(NamedTuple):
-    """A line that is shown for a while."""
-
-    at_us: int
-    until_us: int
-    text: str
-
-
-class Bursts:
-    """Reads what was typed as captions; `feed` it the session's records in their order."""
-
-    def __init__(self) -> None:
-        self._keys = Keys()
-        self._burst: list[Keystroke] = []
-
-    @property
-    def faults(self) -> int:
-        """How many messages of the client could not be read."""
-        return self._keys.faults
-
-    def feed(self, record: Record) -> Iterator[Caption]:
-        """Take the next record; gives the caption that was over before it."""
-        if self._burst and record.at_us - self._burst[0].at_us >= BURST_US:
-            yield from self.end()
-        self._burst += self._keys.feed(record)
-
-    def end(self) -> Iterator[Caption]:
-        """Give what was typed last."""
-        typed, self._burst = self._burst, []
-        text = " ".join(f"{REFUSED if line.refused else ''}{line.text}" for line in lines(typed))
-        if text:
-            yield Caption(typed[0].at_us, typed[-1].at_us + SHOWN_US, visible(text))
 
 
 class Captions:

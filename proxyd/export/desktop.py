@@ -8,23 +8,25 @@ Rule 3: a picture is valid until the next record goes in: its pixels are the dec
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
+from proxyd.export.bursts import Bursts
+from proxyd.export.shot import SETTLE_US, STEP_US, Caption, Shot, Sprite
 from proxyd.index.area import Area
+from proxyd.index.rdp.audio import Audio
+from proxyd.index.rdp.frames import is_session
 from proxyd.index.rdp.pointer import Shape
 from proxyd.index.rdp.screen import Screen
+from proxyd.index.sound import Sound
+from proxyd.protocols.rdp import sound
 from proxyd.recorder.record import Record
-
-RATE: Final = 25  # pictures a second: what people see as moving
-STEP_US: Final = 1_000_000 // RATE
-SETTLE_US: Final = 10_000
-"""How long a picture waits for what is painted with it: servers send a screen in dozens of messages."""
 
 _ARROW: Final = (  # the client's own pointer, which no message holds: X black, O white
     "X           ", "XX          ", "XOX         ", "XOOX        ", "XOOOX       ", "XOOOOX      ", "XOOOOOX     ",
     "XOOOOOOX    ", "XOOOOOOOX   ", "XOOOOOOOOX  ", "XOOOOOOOOOX ", "XOOOOOOXXXXX", "XOOOXOOX    ", "XOOX XOOX   ",
     "XOX  XOOX   ", "XX    XOOX  ", "X     XOOX  ", "       XX   ",
 )  # fmt: skip
+_DYNAMIC: Final = "drdynvc"
 _NOWHERE: Final = (0, 0)  # where it is before anybody said
 _INK: Final = {" ": bytes(4), "X": b"\0\0\0\xff", "O": b"\xff\xff\xff\xff"}
 ARROW: Final = Shape(
@@ -32,30 +34,14 @@ ARROW: Final = Shape(
 )
 
 
-class Sprite(NamedTuple):
-    """A pointer and where its upper left corner is, which may be outside of the desktop."""
-
-    left: int
-    top: int
-    shape: Shape
-
-
-class Shot(NamedTuple):
-    """A picture: B, G, R and a byte of no meaning of each pixel, the top row first; `dirty` is what changed in it."""
-
-    at_us: int
-    width: int
-    height: int
-    pixels: memoryview
-    dirty: list[Area]
-    pointer: Sprite | None
-
-
 class Desktop:
     """The desktop of one session as far as its records were fed."""
 
+    least = (0, 0)
+
     def __init__(self) -> None:
-        self._screen = Screen()
+        self.sound = False
+        self._screen, self._audio, self._bursts = Screen(), Audio(), Bursts()
         self._dirty: list[Area] = []
         self._pointer: Sprite | None = None
         self._next_us = 0  # before that no picture is due
@@ -63,12 +49,14 @@ class Desktop:
 
     @property
     def faults(self) -> int:
-        """How many frames and rectangles could not be read."""
-        return self._screen.faults
+        """How many frames, rectangles and pieces of sound could not be read."""
+        return self._screen.faults + self._audio.faults
 
     def feed(self, record: Record) -> Iterator[Shot]:
         """Take the next record; gives the picture that was due before it (rule 3)."""
         yield from self.until(record.at_us)
+        if is_session(record):
+            self.sound = bool(set(record.body["channels"].values()) & {*sound.CHANNELS, _DYNAMIC})
         painted = self._screen.feed(record)
         self._dirty += painted
         if self._due_us is None and (painted or self._pointed() != self._pointer):
@@ -83,6 +71,18 @@ class Desktop:
         """Give the last picture, at the session's end."""
         yield from self.until(at_us)
         yield from self._shot(max(0, at_us - STEP_US))  # seen for as long as any other
+
+    def heard(self, record: Record) -> list[Sound]:
+        """Give what a record sounds like."""
+        return list(self._audio.feed(record))
+
+    def typed(self, record: Record) -> Iterator[Caption]:
+        """Give what was typed, and over, before a record."""
+        return self._bursts.feed(record)
+
+    def typed_last(self) -> Iterator[Caption]:
+        """Give what was typed last."""
+        return self._bursts.end()
 
     def _shot(self, at_us: int) -> Iterator[Shot]:
         canvas = self._screen.canvas

@@ -1,8 +1,8 @@
 """A process of its own that makes a file of a recording: `python -P -m proxyd.export.process TASK`.
 
-It takes the records of one session on standard input, as `proxyd.index.rdp.render` does. On standard output it gives
+It takes the records of one session on standard input, as `proxyd.index.given` reads them. On standard output it gives
 msgpack maps: {"at", "data"}, bytes of the file and where they go; {"at_us"} now and then, how far it is; and as the last
-{"done": {...}}, or {"again": [width, height]}: a desktop grew beyond the first, begin anew with that size.
+{"done": {...}}, or {"again": [width, height]}: pictures grew beyond the first, begin anew with that size.
 
 Rule 1: what it may use is bounded before the first record is read: memory, time, and no file it could write; formats that
         are written back and forth are so by whoever started it.
@@ -22,16 +22,12 @@ from typing import IO, Any, Final
 import msgpack
 import msgspec
 
-from proxyd.export.captions import Bursts
-from proxyd.export.desktop import Desktop, Shot
 from proxyd.export.film import FORMS, Chapter, Film, film_size
-from proxyd.export.pyrdp import Replay
+from proxyd.export.shot import Shot, Source
 from proxyd.export.task import Made, Task
-from proxyd.index.rdp.audio import Audio
-from proxyd.index.rdp.frames import is_session
-from proxyd.index.rdp.render import records
-from proxyd.protocols.rdp import sound
-from proxyd.recorder.export import marker
+from proxyd.index.given import records
+from proxyd.recorder.export import DESKTOP, marker
+from proxyd.recorder.forms import FILMS
 from proxyd.recorder.record import Record
 
 MEMORY_BYTES: Final = (
@@ -42,7 +38,6 @@ CPU_PER_S: Final = 8  # ...for each second of the session, as 4K at full rate ta
 NICE: Final = 10
 TELL_S: Final = 0.2  # between two words of how far it is
 MAX_CHAPTERS: Final = 1000
-_DYNAMIC: Final = "drdynvc"
 
 
 class Answers:
@@ -88,11 +83,10 @@ class Reel:
 
     def __init__(self, answers: Answers, task: Task) -> None:
         self._answers, self._task = answers, task
-        self._desktop, self._audio, self._bursts = Desktop(), Audio(), Bursts()
+        self._source = source_of(task)
         self._film: Film | None = None
-        self._size = (task.width, task.height)
+        self._size = (max(task.width, self._source.least[0]), max(task.height, self._source.least[1]))
         self._grown = False
-        self._has_sound = False
         self._pictures = 0
         self._chapters: list[Chapter] = []
 
@@ -103,30 +97,28 @@ class Reel:
             at_us = record.at_us
             self._take(record)
             self._answers.reached(at_us)
-        for shot in self._desktop.end(at_us):
+        for shot in self._source.end(at_us):
             self._picture(shot)
         if self._grown:
             return {"again": list(self._size)}
         if self._film is not None:
-            for caption in self._bursts.end():
+            for caption in self._source.typed_last():
                 self._film.caption(caption)
             self._film.end(at_us, self._chapters)
         return {"done": msgspec.to_builtins(self._done())}
 
     def _done(self) -> Made:
-        faults = self._desktop.faults + self._audio.faults + (self._film.faults if self._film else 0)
+        faults = self._source.faults + (self._film.faults if self._film else 0)
         width, height = film_size(*self._size) if self._film else (0, 0)
-        return Made(self._pictures, width, height, self._has_sound, faults)
+        return Made(self._pictures, width, height, self._source.sound, faults)
 
     def _take(self, record: Record) -> None:
-        if is_session(record):
-            names = set(record.body["channels"].values())
-            self._has_sound = bool(names & {*sound.CHANNELS, _DYNAMIC})
         if (mark := marker(record)) and len(self._chapters) < MAX_CHAPTERS:
             self._chapters.append(Chapter(record.at_us, mark))
-        for shot in self._desktop.feed(record):
+        source = self._source
+        for shot in source.feed(record):
             self._picture(shot)
-        heard, typed = self._audio.feed(record), list(self._bursts.feed(record))
+        heard, typed = source.heard(record), list(source.typed(record))
         film = self._film
         if film is None or self._grown:
             return
@@ -143,15 +135,28 @@ class Reel:
             self._size = (max(width, shot.width), max(height, shot.height))
             return
         if self._film is None:
-            self._size = (width or shot.width, height or shot.height)
-            self._film = Film(self._answers, FORMS[self._task.form], self._size, sound=self._has_sound,
-                              captions=self._task.keys)  # fmt: skip
+            self._size = (max(width, shot.width), max(height, shot.height))
+            self._film = Film(self._answers, FORMS[self._task.form], self._size, sound=self._source.sound,
+                                    captions=self._task.keys)  # fmt: skip
         self._pictures += 1
         self._film.picture(shot)
 
 
+def source_of(task: Task) -> Source:
+    """Give what shows the session; loads what reads its kind, and nothing else."""
+    if task.protocol == DESKTOP:
+        from proxyd.export.desktop import Desktop  # noqa: PLC0415 - needs the decoder of desktops
+
+        return Desktop()
+    from proxyd.export.terminal import Terminal  # noqa: PLC0415 - needs the emulator of terminals
+
+    return Terminal(task.channel)
+
+
 def replay(answers: Answers, task: Task, given: Iterable[Record]) -> dict[str, Any]:
     """Make a PyRDP replay; gives the last answer."""
+    from proxyd.export.pyrdp import Replay  # noqa: PLC0415 - needs the decoder of desktops
+
     written = Replay(task.started_ms)
     for record in given:
         if data := b"".join(written.feed(record)):
@@ -182,7 +187,7 @@ def main() -> None:
     confine(task)
     answers = Answers(sys.stdout.buffer)
     given = records(sys.stdin.buffer)
-    answers.say(Reel(answers, task).run(given) if task.form in FORMS else replay(answers, task, given))
+    answers.say(Reel(answers, task).run(given) if task.form in FILMS else replay(answers, task, given))
 
 
 if __name__ == "__main__":

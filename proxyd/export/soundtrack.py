@@ -15,7 +15,7 @@ from typing import Final
 from av import AudioFrame, AudioResampler
 from av.error import FFmpegError
 
-from proxyd.index.rdp.audio import LATE_US, Sound
+from proxyd.index.sound import LATE_US, Sound
 
 HZ: Final = 48_000  # what Opus has, and AAC players all take
 CHANNELS: Final = 2

@@ -6,12 +6,17 @@ import msgspec
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What to make. `width` and `height` are those of the largest desktop, 0 when they are not known yet."""
+    """What to make of a session of `protocol`: of its desktop, or of the terminal of `channel`, else the one it has.
+
+    `width` and `height` are those of the largest picture, 0 when they are not known yet.
+    """
 
     form: str
+    protocol: str
     duration_us: int
     started_ms: int  # since 1970
     keys: bool = False
+    channel: int | None = None
     width: int = 0
     height: int = 0
 
@@ -19,7 +24,7 @@ class Task(msgspec.Struct, frozen=True):
 class Made(msgspec.Struct, frozen=True):
     """What is in the file."""
 
-    pictures: int  # of a film; 0: there was no desktop
+    pictures: int  # of a film; 0: nothing was shown
     width: int
     height: int
     sound: bool

@@ -1,7 +1,7 @@
 """Export: a recording in the forms other tools read: asciicast v3 and v2, JSON lines, and CSV.
 
-What was on a screen becomes a cast; a database session, which has none, becomes a line for each statement. A desktop
-becomes a film or a PyRDP replay, which `proxyd.export` makes in a process of its own: here their names are known.
+What was on a screen becomes a cast; a database session, which has none, becomes a line for each statement. Films of
+screens and PyRDP replays are made by `proxyd.export` in a process of its own: here their names are known.
 
 Rule 1: everything is yielded line by line; memory does not grow with the recording.
 Rule 2: bytes become text only here: UTF-8 is decoded across records, one decoder a stream, and what is no UTF-8
@@ -163,7 +163,11 @@ def choose(form: str, protocol: str) -> str:
         raise FormatError(f"a desktop is no terminal: export it as {', '.join(OF_DESKTOPS)}")
     if has_statements and form in _CASTS:
         raise FormatError(f"a {protocol} session has statements and no screen: export it as jsonl or csv")
-    if form in APART and not has_desktop:
+    if form in APART and has_statements:
+        raise FormatError(
+            f"{form} is a film of a screen, and a {protocol} session has statements: jsonl or csv"
+        )
+    if form == "pyrdp" and not has_desktop:
         raise FormatError(f"{form} is of desktops, and this is a session of {protocol or 'something else'}")
     if form == "csv" and not has_statements:
         raise FormatError(f"csv is a table of statements, and this is a session of {protocol or 'a screen'}")

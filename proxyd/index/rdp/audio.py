@@ -11,38 +11,21 @@ Sound comes on the static channel "rdpsnd" or on dynamic channels of MS-RDPEA 2.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from proxyd.index.rdp import frames
+from proxyd.index.sound import LATE_US, Sound
 from proxyd.protocols.rdp import channels, mcs, sound
 from proxyd.protocols.rdp.channels import Close, Create, DynamicData, DynamicReassembly, Reassembly
 from proxyd.protocols.rdp.sound import WAVE_FORMAT_PCM, AudioFormat, SoundType, Waves
 from proxyd.protocols.rdp.wire import WireError, is_fast_path
 from proxyd.recorder.record import Kind, Record
 
-LATE_US: Final = 40_000  # people notice sound behind a picture from about 45 ms on (ITU-R BT.1359)
 MAX_STREAMS: Final = 16  # sound channels of one session; Windows opens two
 _DYNAMIC: Final = "drdynvc"
 _BITS: Final = (8, 16, 24, 32)
 _MAX_CHANNELS: Final = 8
 _MAX_RATE: Final = 192_000  # samples a second
-_SECOND_US: Final = 1_000_000
-
-
-class Sound(NamedTuple):
-    """A piece of PCM: `bits` little-endian (8 bits unsigned, else signed), samples of all `channels` together."""
-
-    stream: int  # the channel it came on: static ones by their id, dynamic ones by theirs and 0x10000
-    at_us: int
-    rate: int
-    channels: int
-    bits: int
-    data: bytes
-
-    @property
-    def duration_us(self) -> int:
-        """How long it lasts."""
-        return len(self.data) // (self.channels * self.bits // 8) * _SECOND_US // self.rate
 
 
 class _Stream:

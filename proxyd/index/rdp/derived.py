@@ -14,11 +14,12 @@ import msgpack
 
 from proxyd.index.area import Area
 from proxyd.index.heat import Heat
-from proxyd.index.rdp.audio import Audio, Sound
+from proxyd.index.rdp.audio import Audio
 from proxyd.index.rdp.canvas import Picture
 from proxyd.index.rdp.keys import Keys
 from proxyd.index.rdp.screen import Screen
 from proxyd.index.rdp.typed import Line, Lines
+from proxyd.index.sound import Sound
 from proxyd.index.told import told
 from proxyd.recorder.record import Kind, Record
 from proxyd.recorder.sidecar import Derived, Item, Keyframe, packed

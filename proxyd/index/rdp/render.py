@@ -16,37 +16,28 @@ from __future__ import annotations
 import io
 import resource
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import IO, Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 import msgpack
 from PIL import Image
 
+from proxyd.index.given import records
 from proxyd.index.rdp.keys import Keys
 from proxyd.index.rdp.screen import Screen
 from proxyd.index.rdp.typed import lines
-from proxyd.recorder.record import Kind, Record
+from proxyd.recorder.record import Record
 
 MEMORY_BYTES: Final = (
     1 << 31
 )  # of address space: the largest desktop takes 130 MB, its copies as a picture 400 MB, the pipeline's surfaces 270 MB
 CPU_S: Final = 600  # whatever the bytes say, a core is free again after that
-LARGEST_RECORD: Final = 1 << 24  # bytes; engines write frames of at most 64 KiB
 _LIMITS: Final = {
     resource.RLIMIT_AS: MEMORY_BYTES,
     resource.RLIMIT_CPU: CPU_S,
     resource.RLIMIT_FSIZE: 0,
     resource.RLIMIT_CORE: 0,  # it would hold what was on the screen
 }
-
-
-def records(stream: IO[bytes]) -> Iterator[Record]:
-    """Yield the records a stream has; raises ValueError."""
-    unpacker = msgpack.Unpacker(stream, raw=False, strict_map_key=False, max_buffer_size=LARGEST_RECORD)
-    at_us = 0
-    for seq, (delta_us, kind, channel, body) in enumerate(unpacker, 1):
-        at_us += delta_us
-        yield Record(seq, at_us, Kind(kind), channel, body)
 
 
 def screen(given: Iterable[Record]) -> dict[str, Any]:

@@ -121,7 +121,12 @@ class Sheet:
         for row in sorted(row for row in stale if row < self._rows):
             self.image.paste(self._row(self._lines.get(row, [])), (0, row * face.height))
             areas.append(Area(0, row * face.height, self.image.width, face.height))
-        if cursor.visible and cursor.row < self._rows and cursor.column < self._columns:
+        if (
+            cursor.visible
+            and cursor.row in stale
+            and cursor.row < self._rows
+            and cursor.column < self._columns
+        ):
             self._point(cursor)
         return areas
 

@@ -164,8 +164,11 @@ def test_what_can_not_be_shown_is_one_clear_sentence(press) -> None:
     with pytest.raises(FormatError, match=r"gif is none of the forms .* asciicast, asciicast2, jsonl"):
         export(session, "gif")
     assert FORMS == ("asciicast", "asciicast2", "jsonl", "csv")
-    with pytest.raises(FormatError, match="webm is of desktops, and this is a session of ssh"):
-        choose("webm", "ssh")
+    with pytest.raises(FormatError, match="pyrdp is of desktops, and this is a session of ssh"):
+        choose("pyrdp", "ssh")
+    with pytest.raises(FormatError, match="webm is a film of a screen, and a mysql session has statements"):
+        choose("webm", "mysql")
+    assert (choose("webm", "ssh"), choose("mp4", "ssh")) == ("webm", "mp4")
     with pytest.raises(FormatError, match="a desktop is no terminal: export it as webm, mp4, pyrdp, jsonl"):
         choose("asciicast", "rdp")
     assert [choose("", protocol) for protocol in ("ssh", "mysql", "rdp")] == ["asciicast", "jsonl", "webm"]

@@ -100,7 +100,7 @@ def recording(records: Iterable[Record], duration_us: int) -> Any:
 
 def made(target: Path, records: Iterable[Record], duration_us: int = 3 * SECOND, form: str = "mp4") -> Any:
     run = Run(Output("proxyctl"))
-    return make(run, recording(records, duration_us), Task(form, duration_us, 1000), target)
+    return make(run, recording(records, duration_us), Task(form, "rdp", duration_us, 1000), target)
 
 
 def square(at_us: int, side: int = 16) -> Record:
@@ -144,7 +144,7 @@ def test_records_no_target_should_send_cost_parts_of_the_film_only(tmp_path: Pat
 
 
 def test_a_recording_without_a_desktop_is_no_film(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="shows no desktop"):
+    with pytest.raises(FormatError, match="shows no screen"):
         made(tmp_path / "x.mp4", [end(1)])
     assert list(tmp_path.iterdir()) == []
 
@@ -222,7 +222,7 @@ def test_what_breaks_while_records_are_read_is_its_own_error(tmp_path: Path) -> 
 
     target = SimpleNamespace(records=broken, duration_us=SECOND, started_at=1.0)
     with pytest.raises(FormatError, match="does not open"):
-        make(Run(Output("proxyctl")), target, Task("mp4", SECOND, 0), tmp_path / "x.mp4")
+        make(Run(Output("proxyctl")), target, Task("mp4", "rdp", SECOND, 0), tmp_path / "x.mp4")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -251,7 +251,7 @@ def test_who_is_interrupted_leaves_nothing(
 
 
 def test_the_maker_is_bounded_before_it_reads() -> None:
-    script = ("from proxyd.export.process import *; import os; confine(Task('webm', 3_600_000_000, 0));"
+    script = ("from proxyd.export.process import *; import os; confine(Task('webm', 'rdp', 3_600_000_000, 0));"
               "print(os.nice(0), *(resource.getrlimit(one)[0] for one in (resource.RLIMIT_AS, resource.RLIMIT_CPU,"
               "resource.RLIMIT_FSIZE, resource.RLIMIT_CORE)))")  # fmt: skip
     done = subprocess.run(

@@ -350,7 +350,7 @@ def test_what_can_not_begin_in_the_background_says_why_at_once(
     (tmp_path / "there").write_text("mine")
     done = apart("export", "1a2b", "--background", "-o", str(tmp_path / "there"))
     assert (done.returncode, "add --force" in done.stderr) == (1, True)
-    done = apart("export", "1a2b", "--background", "-o", str(tmp_path / "x"), "--format", "webm")
+    done = apart("export", "1a2b", "--background", "-o", str(tmp_path / "x"), "--format", "pyrdp")
     assert (done.returncode, "of desktops" in done.stderr) == (2, True)
     played.operate_as("PAM Operator")
     done = apart("export", "1a2b", "--background", "-o", str(tmp_path / "x"))

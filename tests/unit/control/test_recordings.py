@@ -167,6 +167,36 @@ def test_export_makes_a_private_file_once(ctl: Any, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("*out.cast*")) == ["out.cast", "out.cast.manifest.json"]
 
 
+@pytest.mark.mission("M6", "M13")
+@pytest.mark.parametrize("form", ["webm", "mp4"])
+def test_a_film_of_a_terminal_is_private_signed_and_told_to_the_ledger(
+    form: str, ctl: Any, played: Any, tmp_path: Path
+) -> None:
+    av = pytest.importorskip("av", reason="what makes films is not installed")
+    target = tmp_path / f"out.{form}"
+    done = ctl("export", "1a2b", "-o", str(target), "--format", form)
+    assert done.stdout.startswith(f"{target}: {form}, 1280 x 720, ")
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    with av.open(target) as film:
+        assert not film.streams.audio
+        assert next(film.decode(video=0)).to_image().size == (1280, 720)
+        titles = [one["metadata"]["title"] for one in film.chapters()]
+    if (
+        form == "mp4"
+    ):  # readers of WebM leave out chapters behind the end, and all of this takes a few milliseconds
+        assert titles == [
+            "beginning",
+            "interaction blocked by root: why sudo?",
+            "finding (high): host key changed \x1b[2J",
+        ]
+    assert [entry.fields["kind"] for entry in played.ledger.viewers(SESSION_ID)] == ["export"]
+    assert "made by root" in ctl("verify", str(target)).stdout
+    assert (
+        "films of terminals have no --input"
+        in ctl("export", "1a2b", "-o", str(tmp_path / "y"), "--format", form, "--input", status=2).stderr
+    )
+
+
 def test_an_export_that_fails_leaves_nothing(ctl: Any, tmp_path: Path) -> None:
     assert (
         "channel 9" in ctl("export", "1a2b", "--channel", "9", "-o", str(tmp_path / "out"), status=1).stderr

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from unit.index.tape import demand_active, fast, keys, record, session, slow, tile
 
-from proxyd.export.desktop import ARROW, SETTLE_US, STEP_US, Desktop, Shot
+from proxyd.export.desktop import ARROW, Desktop
 from proxyd.export.film import FORMS, KEY_US, MAX_SIZE, STILL_US, Chapter, Film, film_size
+from proxyd.export.shot import SETTLE_US, STEP_US, Shot
 from proxyd.index.area import Area
 from proxyd.protocols.rdp import updates
 from proxyd.protocols.rdp.events import Mouse

@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from proxyd.index.rdp.audio import Sound
+from proxyd.index.sound import Sound
 
 av = pytest.importorskip("av", reason="what makes films is not installed")
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.index.tape import DYNAMIC, SOUND, from_client, from_target, record, session
 
-from proxyd.index.rdp.audio import LATE_US, Audio, Sound, sounds
+from proxyd.index.rdp.audio import Audio, sounds
+from proxyd.index.sound import LATE_US, Sound
 from proxyd.protocols.rdp.channels import build_chunks, build_dynamic_data
 from proxyd.protocols.rdp.sound import AudioFormat, Formats, build_formats
 from proxyd.recorder.record import Kind, Record
