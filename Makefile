@@ -11,7 +11,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 WORKERS ?= 2
 # Real SSH clients and servers, what the fault tests inject with, what checks the units; real databases; real desktops.
-DEBS := openssh-server openssh-client putty-tools dropbear-bin rsync git strace tmux xauth systemd sshpass \
+DEBS := openssh-server openssh-client putty-tools dropbear-bin rsync git strace tmux xauth systemd sshpass bash zsh fish sudo \
         postgresql postgresql-client mariadb-server mariadb-client \
         libpostgresql-jdbc-java libmariadb-java default-jdk-headless \
         xrdp xorgxrdp freerdp2-x11 freerdp2-shadow-x11 libfreerdp2-2 winpr-utils rdesktop fuse3 xvfb xdotool xclip x11-apps x11-xserver-utils xterm \

@@ -82,6 +82,7 @@ class Derived(IntEnum):
     SOUND = 4  # [stream, end_us, rate, channels, bits]: sound from at_us to end_us
     SUMMARY = 5  # map: {seq, faults}: the last item; how much was read, and how much of it could not be
     TERMINAL = 6  # map: see Keyframe; of terminals
+    COMMAND = 7  # map: {line, ended_us, exit: int or None, channel}: what ran in a terminal from at_us on
     TEXT = 8  # [source, text]: what search finds, seen at at_us; source: one of SOURCES
 
 

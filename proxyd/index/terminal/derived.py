@@ -12,6 +12,7 @@ from typing import Final
 
 from proxyd.index.area import Area
 from proxyd.index.heat import Heat
+from proxyd.index.terminal.commands import Commands
 from proxyd.index.terminal.terminals import Terminals
 from proxyd.index.terminal.text import Text
 from proxyd.index.told import told
@@ -30,7 +31,7 @@ class Session:
         self.terminals = Terminals.resumed(keyframe.state()) if keyframe else Terminals()
         self.seq = self.at_us = 0
         self._only_shows = keyframe is not None
-        self._heat, self._text = Heat(), Text()
+        self._heat, self._text, self._commands = Heat(), Text(), Commands()
         self._keyframe_us = self._bytes = 0
 
     @property
@@ -47,14 +48,16 @@ class Session:
         items = self._heat.feed(record) + told(record)
         if record.kind is Kind.CHANNEL and record.body.get("event") == "close":
             items += self._closed(record.channel)
+        items += self._commands.feed(record, self.terminals.screens.get(record.channel))
         if fed := self.terminals.take(record):
-            items += self._text.feed(fed.channel, fed.screen, fed.data, record.at_us)
+            for piece in self._commands.pieces(fed, record.at_us, items):
+                items += self._text.feed(fed.channel, fed.screen, piece, record.at_us)
             self._bytes += len(fed.data)
         return items + self._keyframe(), []
 
     def finish(self) -> list[Item]:
         """Give what is derived at the end."""
-        items = self._heat.end()
+        items = self._heat.end() + self._commands.end(self.at_us)
         for channel, screen in self.terminals.screens.items():
             items += self._text.end(channel, screen)
         items += self._taken() if self._bytes else []

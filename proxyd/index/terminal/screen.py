@@ -115,6 +115,11 @@ class ScreenModel:
         return Cursor(column, row, bool(self._get(_CURSOR_VISIBLE)[0]))
 
     @property
+    def at(self) -> tuple[int, int]:
+        """The cursor's column and row."""
+        return self._get(_CURSOR_COLUMN)[0], self._get(_CURSOR_ROW)[0]
+
+    @property
     def alternate(self) -> bool:
         """Whether a full-screen program shows on the alternate screen."""
         return int(self._get(_SCREEN)[0]) == _ALTERNATE
@@ -147,20 +152,23 @@ class ScreenModel:
         at = self.cursor.row
         return self._formatted(0, at - 1, columns) + self._formatted(at + 1, rows - 1, columns)
 
-    def _formatted(self, first: int, last: int, columns: int) -> list[str]:
-        if first > last:
-            return []
+    def between(self, first: tuple[int, int], last: tuple[int, int]) -> list[str]:
+        """Give the lines from one place (column, row) to another, both included, with wrapped ones made one."""
         options, selection = self._format
-        self._place(selection, "start", 0, first)
-        self._place(selection, "end", columns - 1, last)
+        self._place(selection, "start", *first)
+        self._place(selection, "end", *last)
         data, length = ffi.new("uint8_t**"), ffi.new("size_t*")
         format_ = lib.ghostty_terminal_selection_format_alloc
         _check(format_(self._terminal, ffi.NULL, options[0], data, length))
         try:
-            text = bytes(ffi.buffer(data[0], length[0])).decode(errors="replace")
-            return [line for line in text.split("\n") if line]
+            return bytes(ffi.buffer(data[0], length[0])).decode(errors="replace").split("\n")
         finally:
             lib.ghostty_free(ffi.NULL, data[0], length[0])
+
+    def _formatted(self, first: int, last: int, columns: int) -> list[str]:
+        if first > last:
+            return []
+        return [line for line in self.between((0, first), (columns - 1, last)) if line]
 
     def _place(self, selection: Any, end: str, column: int, row: int) -> None:
         point = ffi.new("GhosttyPointS*")

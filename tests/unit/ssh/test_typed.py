@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxyd.config import Rule
+from proxyd.editing import MAX_LINE, Editor
 from proxyd.gate import REVOKED
 from proxyd.host import on_host
 from proxyd.policy import Policy, Verdict
-from proxyd.protocols.ssh.typed import CANCEL, MAX_LINE, Editor, Typist
+from proxyd.protocols.ssh.typed import CANCEL, Typist
 from proxyd.protocols.ssh.wire import string, uint32
 from proxyd.recorder.record import Kind
 from tests.contract.ssh_rig import rigged, until
