@@ -7,7 +7,6 @@ Rule 2: what reads the recording's bytes runs apart (cli_decoder); where it fail
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
@@ -17,14 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from proxyd.cli_app import Command, Run, session_argument
-from proxyd.cli_output import FAILED, ID_SHOWN, position, size
+from proxyd.cli_output import ID_SHOWN, position, size
 from proxyd.cli_recordings import Place, open_recording, take_identity, warn_of_damage, write_private
 from proxyd.cli_sessions import Moment
 from proxyd.errors import FormatError, ProxydError
 
 if TYPE_CHECKING:
     from proxyd.cli_decoder import Drawn
-    from proxyd.cli_log import Entry
+    from proxyd.cli_log import Entry, Log
     from proxyd.control.client import Client
     from proxyd.recorder.record import Record
     from proxyd.recorder.replay import Recording
@@ -210,26 +209,10 @@ def _until(records: Iterable[Record], at_us: int | None) -> Iterator[Record]:
 # ---------------------------------------------------------------------------- the log
 
 
-class Log(NamedTuple):
-    """The log of a desktop. `unread` messages of the client could not be read; `error`: none of them could, and why."""
-
-    entries: list[Entry]
-    unread: int = 0
-    error: str = ""
-
-    def say(self, run: Run) -> None:
-        """Say what is missing; ends the run as failed when it is all that was typed."""
-        if self.error:
-            run.output.remark(f"what was typed is not shown: {self.error}")
-            sys.exit(FAILED)
-        if self.unread:
-            run.output.remark(f"{self.unread} messages of the client could not be read: keys may be missing")
-
-
 def log_of(recording: Recording) -> Log:
     """Read the log of a desktop session: what was typed, and everything else that happened (rule 2)."""
     from proxyd.cli_decoder import Undecoded, read_typed
-    from proxyd.cli_log import Entry
+    from proxyd.cli_log import Entry, Log
 
     found = list(_events(recording.records()))
     try:

@@ -84,7 +84,8 @@ class _Wanted(NamedTuple):
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Where to; else standard output, or [export] directory with --background.")  # fmt: skip
 @click.option("--input", "--keys", "with_input", is_flag=True,
-              help="With what the user typed, passwords included; in films as subtitles.")  # fmt: skip
+              help="With what the user typed: lines that were shown in casts, subtitles in films; jsonl then has the keys "
+                   "themselves, passwords included.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace FILE.")
 @click.option("--background", is_flag=True, help="Make it while you do something else: see proxyctl exports.")
 @click.option("--detached", is_flag=True, hidden=True)
@@ -133,10 +134,12 @@ def _print(
     run: Run, session: str, form: str, identity: Path | None, channel: int | None, *, with_input: bool
 ) -> None:
     """Print it; nothing is signed that nobody can keep an eye on."""
+    from proxyd.cli_commands import typed_at
     from proxyd.recorder.export import export as lines_of
 
     recording = open_recording(run, "export", session, identity).recording
-    sys.stdout.writelines(lines_of(recording, form, channel=channel, with_input=with_input))
+    typed = typed_at(recording) if with_input else None
+    sys.stdout.writelines(lines_of(recording, form, channel=channel, typed=typed))
     warn_of_damage(run, recording)
 
 
@@ -161,6 +164,7 @@ def _start(run: Run, wanted: _Wanted, key: Path, *, force: bool) -> None:
 def _make(run: Run, wanted: _Wanted, key: Path, *, detached: bool) -> None:
     """Make the file, as a job the daemon knows of."""
     from proxyd import cli_exports, cli_film
+    from proxyd.cli_commands import typed_at
     from proxyd.export.task import Task
     from proxyd.recorder.export import export as lines_of
     from proxyd.recorder.exported import manifest_of
@@ -178,7 +182,8 @@ def _make(run: Run, wanted: _Wanted, key: Path, *, detached: bool) -> None:
                         channel=wanted.channel)  # fmt: skip
             cli_film.say(run, about, task, target, cli_film.make(run, recording, task, target, job))
         else:
-            lines = lines_of(recording, form, channel=wanted.channel, with_input=wanted.with_input)
+            typed = typed_at(recording) if wanted.with_input else None
+            lines = lines_of(recording, form, channel=wanted.channel, typed=typed)
             seal = job.seal(target, recording.duration_us, keys=wanted.with_input)
             write_private(target, job.lines(lines), seal)
             written = target.stat().st_size

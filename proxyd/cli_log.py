@@ -1,25 +1,23 @@
-"""A session's log, drawn from its records: what happened, what was typed, what was run, moved and found.
+"""A session's log, drawn from its records: what happened, what was run, moved and found.
 
-Rule 1: a typed line is shown only when the session showed it too; what was typed unseen, a password, is a count.
-Rule 2: what an editor or another full-screen program was told is not a line, and is left out.
-Rule 3: this reads records and nothing else, so that the log is the same wherever it is drawn.
+Rule 1: this reads records and nothing else, so that the log is the same wherever it is drawn; what was typed and run in
+        terminals is derived (cli_commands), what was typed at desktops too (cli_desktop).
 """
 
 from __future__ import annotations
 
-import re
+import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from proxyd.cli_output import Column, Output, position, size
+from proxyd.cli_output import FAILED, Column, Output, position, size
 from proxyd.recorder.queries import Queries, Query
 from proxyd.recorder.record import Kind, Record
 
+if TYPE_CHECKING:
+    from proxyd.cli_app import Run
+
 LEAST_DETAILS = 30  # columns in which a line of the log can be read
-LINE_LIMIT = 4096  # characters of one typed line; the kernel's own line editor stops there
-ECHO_LIMIT = 1 << 16  # bytes of output in which the echo of a typed line is looked for
-_ESCAPES = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|O.|[ -/]*[0-~])")
 _NOT_SHOWN = frozenset({"env", "window-change", "eow@openssh.com", "keepalive@openssh.com"})
 
 
@@ -38,119 +36,31 @@ class Entry(NamedTuple):
         return shown | {"query": self.query.document()} if self.query else shown
 
 
-@dataclass(slots=True)
-class _Line:
-    """A line being typed, or waiting for its echo."""
+class Log(NamedTuple):
+    """A log of which a part is derived. `unread` messages of a client could not be read; `error`: nothing could, and why."""
 
-    at_us: int = 0
-    keys: int = 0
-    text: str = ""
-    entered: bool = False
+    entries: list[Entry]
+    unread: int = 0
+    error: str = ""
 
-
-class _Typing:
-    """Reads lines off one terminal channel: what was typed, and whether it was seen."""
-
-    def __init__(self) -> None:
-        self._line = _Line()
-        self._waiting: list[_Line] = []
-        self._echo = bytearray()
-        self._full_screen = False
-
-    def typed(self, at_us: int, data: bytes) -> Iterator[_Line]:
-        """Take input; gives lines whose echo can no longer come."""
-        if self._full_screen:
-            return
-        if self._waiting and self._newline_since():
-            yield from self.flush()
-        for char in _ESCAPES.sub(b"", data).decode(errors="replace"):
-            line = self._line
-            if not line.keys:
-                line.at_us = at_us
-                if not self._waiting:
-                    self._echo.clear()
-            line.keys += 1
-            if char in "\r\n":
-                line.entered = True
-                self._waiting.append(line)
-                self._line = _Line()
-            else:
-                line.text = _edited(line.text, char)
-
-    def shown(self, data: bytes) -> Iterator[_Line]:
-        """Take output; gives lines that were seen in it."""
-        for switch in re.findall(rb"\x1b\[\?(?:1049|1047|47)([hl])", data):
-            self._full_screen = switch == b"h"
-        self._echo += data[:ECHO_LIMIT]
-        del self._echo[:-ECHO_LIMIT]
-        if not self._waiting:
-            return
-        seen = _rubbed_out(_ESCAPES.sub(b"", bytes(self._echo)).decode(errors="replace"))
-        while self._waiting and self._waiting[0].text.strip() and self._waiting[0].text.strip() in seen:
-            yield self._waiting.pop(0)
-
-    def flush(self) -> Iterator[_Line]:
-        """Give what still waits: typed, entered, and never seen."""
-        for line in self._waiting:
-            if line.text:
-                yield _Line(line.at_us, line.keys - 1)
-        self._waiting.clear()
-        self._echo.clear()
-
-    def _newline_since(self) -> bool:
-        return b"\n" in self._echo
-
-
-def _rubbed_out(text: str) -> str:
-    """Give what is left on the screen where a shell has gone back and erased."""
-    if "\b" not in text:
-        return text
-    first, *rest = text.split("\b")
-    left = [*first]
-    for part in rest:
-        del left[-1:]
-        left += part
-    return "".join(left)
-
-
-def _edited(text: str, char: str) -> str:
-    """Apply a key to a line as a shell does: erase, kill word, kill line, give up."""
-    if char in "\x7f\b":
-        return text[:-1]
-    if char == "\x17":
-        return text.rstrip().rpartition(" ")[0] + " " if " " in text.rstrip() else ""
-    if char in "\x15\x03\x04":
-        return ""
-    return (text + char)[:LINE_LIMIT] if char.isprintable() else text
+    def say(self, run: Run) -> None:
+        """Say what is missing; ends the run as failed when it is all that was typed."""
+        if self.error:
+            run.output.remark(f"what was typed is not shown: {self.error}")
+            sys.exit(FAILED)
+        if self.unread:
+            run.output.remark(f"{self.unread} messages of the client could not be read: keys may be missing")
 
 
 def entries(records: Iterable[Record]) -> Iterator[Entry]:
     """Yield the log of a session, in the order things were known."""
-    typing: dict[int, _Typing] = {}
     queries = Queries()
     for record in records:
-        body, channel = record.body, record.channel
-        if record.kind is Kind.REQUEST and body.get("name") == "pty-req" and "refused" not in body:
-            typing[channel] = _Typing()
-        elif record.kind is Kind.INPUT and channel in typing:
-            yield from _lines(typing[channel].typed(record.at_us, body), channel)
-        elif record.kind in (Kind.OUTPUT, Kind.ERROR_OUTPUT) and channel in typing:
-            yield from _lines(typing[channel].shown(body), channel)
         if told := told_by(record):
-            yield Entry(record.at_us, channel, *told)
+            yield Entry(record.at_us, record.channel, *told)
         if (query := queries.take(record)) and (query.result or query.refused):
             yield _statement(query)
     yield from map(_statement, queries.unanswered())
-    for channel, rest in typing.items():
-        yield from _lines(rest.flush(), channel)
-
-
-def _lines(lines: Iterable[_Line], channel: int) -> Iterator[Entry]:
-    for line in lines:
-        if line.text:
-            yield Entry(line.at_us, channel, "typed", line.text)
-        else:
-            yield Entry(line.at_us, channel, "typed", f"({line.keys} keys, not shown on the screen)")
 
 
 def _statement(query: Query) -> Entry:

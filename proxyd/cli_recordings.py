@@ -161,40 +161,55 @@ class _Records:
 
 @click.command(cls=Command, short_help="Show what happened in an ended session.")
 @session_argument()
+@click.option(
+    "--commands", "only_commands", is_flag=True, help="Only commands of terminals, with end and exit status."
+)
 @take_identity
 @click.pass_obj
-def log(run: Run, session: str, identity: Path | None) -> None:
+def log(run: Run, session: str, *, only_commands: bool, identity: Path | None) -> None:
     """Show the log of an ended session: events, commands, statements, transfers, findings, who watched.
 
     What a user typed is shown when the session showed it too; a password is not. What a desktop showed is a picture:
     there all keys are in the log, passwords too.
     """
-    from proxyd import cli_desktop
-    from proxyd.cli_log import entries, print_entries
+    from proxyd import cli_commands
+    from proxyd.cli_log import print_entries
     from proxyd.cli_queries import is_of_statements, print_log
 
+    if only_commands:
+        cli_commands.refuse_others(run.call("show", session=session)["session"])
     recording, answer, _ = open_recording(run, "log", session, identity)
-    desktop = cli_desktop.log_of(recording) if cli_desktop.is_desktop(answer["session"]) else None
-    found = entries(recording.records()) if desktop is None else desktop.entries
-    lines = sorted(found, key=attrgetter("at_us"))
-    if run.output.json:
-        shown = [entry.document() for entry in lines]
-        run.output.document({"session": answer["session"], "entries": shown, "views": answer["views"]})
-    else:
-        row = answer["session"]
-        began = run.output.time(row["started_at"])
-        lasted = duration((row["ended_at"] or row["started_at"]) - row["started_at"])
-        run.output.line(f"{who(row)}, {began}, {lasted}")
-        run.output.line()
-        (print_log if is_of_statements(row) else print_entries)(run.output, lines)
-        views = views_of(answer, run.output)
-        run.output.line()
-        run.output.line("Watched by")
-        for view in views or ["nobody"]:
-            run.output.line(f"  {view}")
+    row = answer["session"]
+    if only_commands:
+        ran = cli_commands.commands(cli_commands.derived(recording))
+        shown = {"commands": [one._asdict() for one in ran]}
+        _say_log(run, answer, shown, lambda: cli_commands.print_commands(run.output, ran))
+        warn_of_damage(run, recording)
+        return
+    read = cli_commands.log_of(recording, row)
+    lines = sorted(read.entries, key=attrgetter("at_us"))
+    printed = print_log if is_of_statements(row) else print_entries
+    shown = {"entries": [entry.document() for entry in lines]}
+    _say_log(run, answer, shown, lambda: printed(run.output, lines))
     warn_of_damage(run, recording)
-    if desktop is not None:
-        desktop.say(run)
+    read.say(run)
+
+
+def _say_log(run: Run, answer: Mapping[str, Any], shown: dict[str, Any], tell: Callable[[], None]) -> None:
+    """Print a log: as JSON what is `shown`, else what `tell` prints, between whose session it was and who watched."""
+    row = answer["session"]
+    if run.output.json:
+        run.output.document({"session": row, **shown, "views": answer["views"]})
+        return
+    began = run.output.time(row["started_at"])
+    lasted = duration((row["ended_at"] or row["started_at"]) - row["started_at"])
+    run.output.line(f"{who(row)}, {began}, {lasted}")
+    run.output.line()
+    tell()
+    run.output.line()
+    run.output.line("Watched by")
+    for view in views_of(answer, run.output) or ["nobody"]:
+        run.output.line(f"  {view}")
 
 
 def warn_of_damage(run: Run, recording: Recording) -> None:

@@ -15,8 +15,8 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from proxyd import cli_desktop
-from proxyd.cli_log import Entry, entries
+from proxyd import cli_commands
+from proxyd.cli_log import Entry
 from proxyd.cli_recordings import source_of
 from proxyd.console.visit import Visit
 from proxyd.control.client import Client
@@ -79,10 +79,6 @@ class Recordings:
 
 def log_of(recording: Recording, answer: dict[str, Any]) -> tuple[list[Entry], str]:
     """Give the log of a session, in order, and what is missing from it."""
-    if cli_desktop.is_desktop(answer["session"]):
-        log = cli_desktop.log_of(recording)
-        missing = log.error or (
-            f"{log.unread} messages of the client could not be read" if log.unread else ""
-        )
-        return sorted(log.entries, key=attrgetter("at_us")), missing
-    return sorted(entries(recording.records()), key=attrgetter("at_us")), recording.damage or ""
+    log = cli_commands.log_of(recording, answer["session"])
+    unread = f"{log.unread} messages of the client could not be read" if log.unread else ""
+    return sorted(log.entries, key=attrgetter("at_us")), log.error or unread or recording.damage or ""

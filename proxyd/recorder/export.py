@@ -7,6 +7,8 @@ Rule 1: everything is yielded line by line; memory does not grow with the record
 Rule 2: bytes become text only here: UTF-8 is decoded across records, one decoder a stream, and what is no UTF-8
         becomes U+FFFD.
 Rule 3: a cast is one channel, begun when that channel was; what happened to the session stands in it as markers.
+Rule 4: what was typed while a terminal echoed nothing, a password, is in no cast: of input it has the lines that were shown.
+        The records themselves, where somebody asks for them with their keys, are what crossed.
 
 Spec: docs.asciinema.org/manual/asciicast/v3 and /v2.
 """
@@ -16,8 +18,10 @@ from __future__ import annotations
 import base64
 import codecs
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from heapq import merge
+from operator import attrgetter
 from typing import Any
 
 from proxyd.characters import as_json
@@ -81,7 +85,7 @@ def find_terminal(records: Iterator[Record], channel: int | None = None) -> Term
 
 
 def asciicast3(
-    recording: Recording, *, channel: int | None = None, with_input: bool = False
+    recording: Recording, *, channel: int | None = None, typed: Typed | None = None
 ) -> Iterator[str]:
     """Yield the lines of an asciicast v3 file of one channel. Raises FormatError when it has no such channel."""
     terminal = find_terminal(recording.records(), channel)
@@ -91,27 +95,27 @@ def asciicast3(
         term["type"] = terminal.type
     yield _line({"version": 3, "term": term} | _about(recording, terminal))
     last = 0
-    for at, code, text in _Cast(terminal, with_input=with_input).events(recording.records()):
+    for at, code, text in _Cast(terminal).events(_with_lines(recording.records(), terminal, typed)):
         yield f'[{_seconds(at - last)}, "{code}", {as_json(text)}]\n'
         last = at
 
 
 def asciicast2(
-    recording: Recording, *, channel: int | None = None, with_input: bool = False
+    recording: Recording, *, channel: int | None = None, typed: Typed | None = None
 ) -> Iterator[str]:
     """Yield the lines of an asciicast v2 file of one channel: as v3, but times since the start and no exit status."""
     terminal = find_terminal(recording.records(), channel)
     columns, rows = terminal.size
     about = _about(recording, terminal) | ({"env": {"TERM": terminal.type}} if terminal.type else {})
     yield _line({"version": 2, "width": columns, "height": rows} | about)
-    for at, code, text in _Cast(terminal, with_input=with_input).events(recording.records()):
+    for at, code, text in _Cast(terminal).events(_with_lines(recording.records(), terminal, typed)):
         if code != "x":
             yield f'[{_seconds(at)}, "{code}", {as_json(text)}]\n'
 
 
-def jsonl(recording: Recording) -> Iterator[str]:
-    """Yield every record as one line of JSON."""
-    return map(json_line, recording.records())
+def jsonl(recording: Recording, *, keys: bool = True) -> Iterator[str]:
+    """Yield every record as one line of JSON; without `keys`, of what was typed in terminals only how much (rule 4)."""
+    return map(json_line, recording.records() if keys else _without_keys(recording.records()))
 
 
 def json_line(record: Record) -> str:
@@ -139,19 +143,20 @@ def statements(recording: Recording, form: str) -> Iterator[str]:
 
 
 def export(
-    recording: Recording, form: str = "", *, channel: int | None = None, with_input: bool = False
+    recording: Recording, form: str = "", *, channel: int | None = None, typed: Typed | None = None
 ) -> Iterator[str]:
     """Yield the lines of `form`, one of FORMS, else of what `choose` gives for it. Raises FormatError.
 
-    `jsonl` is of every record, of a database session of every statement.
+    `jsonl` is of every record, of a database session of every statement. `typed`: with what was typed, too;
+    what it raises is raised.
     """
     protocol = str(recording.meta.get("protocol", ""))
     form = choose(form, protocol)
     if protocol in queries.PROTOCOLS:
         return statements(recording, form)
     if form == "jsonl":
-        return jsonl(recording)
-    return _CASTS[form](recording, channel=channel, with_input=with_input)
+        return jsonl(recording, keys=typed is not None or protocol == DESKTOP)
+    return _CASTS[form](recording, channel=channel, typed=typed)
 
 
 def choose(form: str, protocol: str) -> str:
@@ -174,17 +179,37 @@ def choose(form: str, protocol: str) -> str:
     return form or (OF_DESKTOPS[0] if has_desktop else "jsonl" if has_statements else FORMS[0])
 
 
+Typed = Callable[[int], Iterable[tuple[int, str]]]  # the lines typed in a channel, by their times
 _CASTS: dict[str, Callable[..., Iterator[str]]] = {"asciicast": asciicast3, "asciicast2": asciicast2}
 DESKTOP = "rdp"  # the protocol of sessions that have one
 OF_DESKTOPS = (*APART, "jsonl")
 
 
+def _with_lines(records: Iterator[Record], terminal: Terminal, typed: Typed | None) -> Iterator[Record]:
+    """Yield records with the lines that were typed in place of the keys (rule 4)."""
+    lines = typed(terminal.channel) if typed else ()
+    entered = (Record(0, at_us, Kind.INPUT, terminal.channel, f"{text}\r".encode()) for at_us, text in lines)
+    kept = (record for record in records if record.kind is not Kind.INPUT)
+    return merge(kept, entered, key=attrgetter("at_us"))
+
+
+def _without_keys(records: Iterator[Record]) -> Iterator[Record]:
+    """Yield records; what was typed in a terminal as its number of bytes."""
+    terminals: set[int] = set()
+    for record in records:
+        if record.kind is Kind.REQUEST and record.body.get("name") == "pty-req":
+            terminals.add(record.channel)
+        if record.kind in (Kind.INPUT, Kind.REFUSED) and record.channel in terminals:
+            yield record._replace(body={"bytes": len(record.body)})
+        else:
+            yield record
+
+
 class _Cast:
     """Turns a channel's records into events of a cast: (µs since the channel began, code, text)."""
 
-    def __init__(self, terminal: Terminal, *, with_input: bool) -> None:
+    def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
-        self._with_input = with_input
         self._size = terminal.size
         self._streams = {
             kind: codecs.getincrementaldecoder("utf-8")("replace") for kind in (*_SCREEN, Kind.INPUT)
@@ -233,7 +258,7 @@ class _Cast:
             return  # the beginning of a character: it comes with its end
         if record.kind is not Kind.INPUT:
             yield "o", self._shown(text)
-        elif self._with_input:
+        else:
             yield "i", text
 
     def _shown(self, text: str) -> str:

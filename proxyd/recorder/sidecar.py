@@ -77,7 +77,7 @@ class Derived(IntEnum):
     """What an item is; the comment gives its body. A kind is never renumbered."""
 
     KEYFRAME = 1  # map: see Keyframe
-    TYPED = 2  # [refused: bool, text: str]: a line that was typed
+    TYPED = 2  # [refused: bool, text: str]: a line that was typed; of terminals [False, text, channel], text "" if unseen
     HEAT = 3  # [input, output, findings]: bytes (of databases: bytes of statements, rows), in the second from at_us on
     SOUND = 4  # [stream, end_us, rate, channels, bits]: sound from at_us to end_us
     SUMMARY = 5  # map: {seq, faults}: the last item; how much was read, and how much of it could not be

@@ -56,7 +56,7 @@ def _text_of(item: Item) -> tuple[str, str]:
     match item.kind, item.body:
         case Derived.TEXT, [str(source), str(text)]:
             return _OF_ITEMS.get(source, ""), text
-        case Derived.TYPED, [_, str(text)]:
+        case Derived.TYPED, [_, str(text), *_]:
             return KEYS, text
     return "", ""
 

@@ -499,32 +499,6 @@ def told(*items: tuple[int, Kind, int, Any]) -> list[tuple[str, str]]:
     return [(entry.kind, entry.text) for entry in entries(records(*items))]
 
 
-def typed(*items: tuple[Kind, bytes]) -> list[str]:
-    found = told(pty(1), *((number, kind, 1, data) for number, (kind, data) in enumerate(items)))
-    return [text for kind, text in found if kind == "typed"]
-
-
-def test_lines_typed_key_by_key_with_corrections() -> None:
-    keys = [(Kind.INPUT, b"l"), (Kind.OUTPUT, b"l"), (Kind.INPUT, b"x"), (Kind.OUTPUT, b"x"), (Kind.INPUT, b"\x7f"),
-            (Kind.OUTPUT, b"\x08\x1b[K"), (Kind.INPUT, b"s"), (Kind.OUTPUT, b"s"), (Kind.INPUT, b"\r"),
-            (Kind.OUTPUT, b"\r\nfile\r\n$ ")]  # fmt: skip
-    assert typed(*keys) == ["ls"]
-    assert typed((Kind.OUTPUT, b"$ "), (Kind.INPUT, b"id\r"), (Kind.OUTPUT, b"id\r\nuid=0\r\n")) == ["id"]
-    assert typed((Kind.INPUT, b"a\rb\r"), (Kind.OUTPUT, b"a\r\nb\r\n")) == ["a", "b"]
-
-
-@pytest.mark.mission("M5")
-def test_what_was_not_shown_is_only_counted() -> None:
-    assert typed((Kind.OUTPUT, b"Password: "), (Kind.INPUT, b"hunter2\r"), (Kind.OUTPUT, b"\r\nok\r\n"),
-                 (Kind.INPUT, b"ls\r"), (Kind.OUTPUT, b"ls\r\n")) == ["(7 keys, not shown on the screen)", "ls"]  # fmt: skip
-    assert typed((Kind.INPUT, b"hunter2\r")) == ["(7 keys, not shown on the screen)"]
-
-
-def test_keys_to_an_editor_are_no_lines() -> None:
-    assert typed((Kind.OUTPUT, b"\x1b[?1049h"), (Kind.INPUT, b"isecret\x1b:wq\r"), (Kind.OUTPUT, b"isecret"),
-                 (Kind.OUTPUT, b"\x1b[?1049l$ "), (Kind.INPUT, b"ls\r"), (Kind.OUTPUT, b"ls\r\n")) == ["ls"]  # fmt: skip
-
-
 def test_every_kind_that_tells_something_is_told() -> None:
     found = told(
         (0, Kind.REQUEST, 1, {"name": "exec", "side": "client", "command": b"tar cz /etc"}),

@@ -332,10 +332,7 @@ class _Terminal:
         return self._close(shells[-1].by if shells else _By.EDITOR, at_us)
 
     def _typed_line(self, at_us: int, text: str) -> list[Item]:
-        typed = [Item(Derived.TYPED, at_us, [False, text[:LONGEST].strip()])]
-        return (
-            [*typed, Item(Derived.TEXT, at_us, ["keys", text[:LONGEST].strip()])] if text.strip() else typed
-        )
+        return [Item(Derived.TYPED, at_us, [False, text[:LONGEST].strip(), self._channel])]
 
     def end(self, at_us: int) -> list[Item]:
         """Give what is left when the terminal closes."""

@@ -46,7 +46,9 @@ def recording(press, *parts) -> Recording:
 
 @pytest.mark.mission("M6")
 def test_asciicast_v3_is_as_its_specification_says(press) -> None:
-    lines = list(export(recording(press, SHELL[:9], SHELL[9:]), "asciicast", with_input=True))
+    lines = list(
+        export(recording(press, SHELL[:9], SHELL[9:]), "asciicast", typed=lambda _: [(1_500_001, "ls")])
+    )
     assert all(line.endswith("\n") for line in lines)
     assert json.loads(lines[0]) == {
         "version": 3,
@@ -71,9 +73,15 @@ def test_asciicast_v3_is_as_its_specification_says(press) -> None:
 
 
 def test_input_is_left_out_unless_asked_for(press) -> None:
-    lines = list(export(recording(press, SHELL), "asciicast"))
+    session = recording(press, SHELL)
+    lines = list(export(session, "asciicast"))
     assert '"i"' not in "".join(lines)
     assert "secret" not in "".join(lines)
+    shown = [json.loads(line) for line in export(session, "jsonl")]
+    assert [line["body"] for line in shown if line["kind"] in ("input", "refused")] == [
+        {"bytes": 3},
+        {"bytes": 6},
+    ]
 
 
 def test_asciicast_v2_has_times_since_the_start(press) -> None:
@@ -186,7 +194,7 @@ def test_jsonl_holds_every_record_exactly(press) -> None:
         ),
     ]
     session = recording(press, records)
-    lines = [json.loads(line) for line in export(session, "jsonl")]
+    lines = [json.loads(line) for line in export(session, "jsonl", typed=lambda _: ())]
     assert [(line["seq"], line["at_us"], line["kind"], line["channel"]) for line in lines] == [
         (r.seq, r.at_us, r.kind.name.lower(), r.channel) for r in session.records()
     ]

@@ -163,7 +163,7 @@ def test_a_program_that_is_run_without_a_shell() -> None:
 @pytest.mark.parametrize(
     "transcript", [BASH, ZSH, FISH, DASH, TOLD], ids=["bash", "zsh", "fish", "dash", "osc133"]
 )
-@settings(max_examples=25)  # of each of five transcripts
+@settings(max_examples=25, deadline=None)  # of each of five transcripts
 @given(seed=st.integers(0, 1 << 32))
 def test_where_bytes_are_cut_changes_nothing(transcript: list[bytes], seed: int) -> None:
     draw = random.Random(seed)
@@ -185,6 +185,7 @@ def written(items: Sequence[Item]) -> list[Item]:
 PASSWORDS = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "Zs")), min_size=6, max_size=20)
 
 
+@settings(deadline=None)
 @given(
     password=PASSWORDS.map(lambda text: f"Pw{text}".strip()),
     prompt=st.sampled_from(["Password: ", "[sudo] password for bob: ", "Enter PIN> ", "# ", "", "root$ "]),
@@ -210,6 +211,14 @@ def test_full_screen_programs_are_told_no_lines() -> None:
     found = told(transcript)
     assert found.commands == ["vi", "ls"]
     assert "secret words" not in found.typed
+
+
+def test_lines_without_a_prompt_are_told_as_they_were_typed() -> None:
+    keys = [
+        b"<l", b">l", b"<x", b">x", b"<\x7f", b">\x08\x1b[K", b"<s", b">s", b"<\r", b">\r\nfile\r\n$ ", b"<a\rb\r", b">a\r\nb\r\n",
+    ]  # fmt: skip
+    assert told(keys).typed == ["ls", "a", "b"]
+    assert told([b"<hunter2\r"]).typed == [""]
 
 
 def test_marks_are_found_wherever_they_are_cut() -> None:
@@ -239,6 +248,7 @@ def test_lines_that_nobody_answers_are_bounded() -> None:
     assert len(typing.forget()) == WAITING
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.booleans(), st.lists(st.sampled_from([
