@@ -104,7 +104,7 @@ def run_terminal(draw: Random, lab: Lab, directory: Path) -> Said:
 def exported(lab: Lab, session: str, directory: Path) -> dict[str, bytes]:
     """The same through proxyctl export: one JSON object a record."""
     path = directory / "export.jsonl"
-    lab.proxyd.ctl("export", session, "--format", "jsonl", "-o", str(path))
+    lab.proxyd.ctl("export", session, "--format", "jsonl", "--input", "-o", str(path))
     found = {"input": b"", "output": b"", "error_output": b""}
     for line in path.read_text().splitlines():
         record = json.loads(line)
