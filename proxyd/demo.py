@@ -32,6 +32,9 @@ from proxyd import demo_databases, setup, verifiers
 from proxyd.access import hash_password
 
 PASSWORD = "demo"  # noqa: S105 - the demo's own, printed on the screen
+USER = (
+    "admin"  # of the console; another person than the one whose sessions there are: nobody blocks themselves
+)
 START_S = 30.0
 """Seconds a process of the demo may take to start; a slow machine needs five."""
 
@@ -64,6 +67,7 @@ class _Demo:
         self.ending = ending
         self.config = base / "proxyd.toml"
         self.port = 0
+        self.console = ""
         self.ready: dict[str, str] = {}
         self.before: set[str] = set()
         self.databases: list[demo_databases.Server] = []
@@ -79,6 +83,7 @@ class _Demo:
         self._start_databases(servers, missing)
         self._configure(target_port)
         self._daemon()
+        self._console()
         _say("Connecting", f"ssh -p {self.port} demo+root+web1@127.0.0.1")
         self.before = {row["id"] for row in json.loads(self._ctl("--json", "sessions"))["sessions"]}
         client = self._drive_openssh if shutil.which("ssh") else self._drive_asyncssh
@@ -141,6 +146,7 @@ class _Demo:
             "account": demo_databases.ACCOUNT,
         }
         made = self.config.read_text().partition(_ADDED)[0]
+        made = made.replace(_OPERATOR, _OPERATOR.replace("]", ', "Console"]'))
         databases = [server.configuration(self.base.absolute(), self.ca) for server in self.databases]
         self.config.write_text("".join([made, _ADDED, _CONFIG.format(**values), *databases]))
 
@@ -153,6 +159,15 @@ class _Demo:
         self.port = self._port_of("ssh")
         shown = ("ssh", "postgres", "mysql", "metrics", "control")
         _say("Ready", ", ".join(f"{name} {self.ready[name]}" for name in shown if name in self.ready))
+
+    def _console(self) -> None:
+        """Start `proxyd console` and wait for its ready line."""
+        self._start([sys.executable, "-m", "proxyd", "console", "--config", str(self.config)], "console.log")
+        log = self.base / "console.log"
+        _until(lambda: '"ready"' in log.read_text(), "the console")
+        ready = next(json.loads(line) for line in log.read_text().splitlines() if '"ready"' in line)
+        self.console = str(ready["url"])
+        _say("Console", f"{self.console}  sign in as {USER}, password {PASSWORD}")
 
     def _port_of(self, front: str) -> int:
         return int(self.ready[front].rsplit(":", 1)[1])
@@ -265,6 +280,10 @@ class _Demo:
                 (f"{self._command_for(server)}{server.asking}", f"{server.target}; the same password")
                 for server in self.databases
             ),
+            (
+                self.console,
+                f"the web console, in a browser that trusts {self.ca}: {USER}, password {PASSWORD}, no code",
+            ),
             (f"proxyctl --config {self.config} sessions", "what is live and what was"),
             (
                 f"proxyctl --config {self.config} watch SESSION",
@@ -280,11 +299,23 @@ class _Demo:
 
 _PROXYCTL = [sys.executable, "-c", "from proxyd.cli import proxyctl; proxyctl(prog_name='proxyctl')"]
 
+_OPERATOR = 'roles = ["PAM Administrator", "System Administrator"]'  # as `proxyd init` writes it
+
 _ADDED = """
 # ---- added by `proxyd demo`
 """
 
 _CONFIG = """
+[console]
+address = "127.0.0.1:0"
+certificate = "keys/tls.crt"
+key = "keys/tls.key"
+second_factor = false
+
+[users.admin]
+password = "{hash}"
+roles = ["PAM Administrator"]
+
 [users.demo]
 password = "{hash}"
 keys = ["{key}"]

@@ -122,6 +122,7 @@ async def _desktop(socket: WebSocket, stream: Stream, row: Mapping[str, Any]) ->
     blocked = None
     while "end" not in (frame := await stream.receive()):
         if "shown" not in frame:
+            await _say(socket, watching=frame["session"]["viewers"])
             continue
         if frame["blocked"] is not blocked:
             blocked = frame["blocked"]

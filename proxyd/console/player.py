@@ -113,7 +113,7 @@ async def picture(visit: Visit) -> Response:
     at = at_us / MICRO
     drawn = await visit.site.recordings.read(visit, "replay", work, first=at, last=at)
     if not drawn.width:
-        raise ControlError(Code.NOT_FOUND, "the recording shows no screen up to then")
+        return Response(status_code=204)  # nothing was painted by then
     return Response(drawn.png, media_type="image/png")
 
 

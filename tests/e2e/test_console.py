@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import expect
 
+from proxyd.console.assets import Assets
 from tests.e2e.console_lab import ADMIN, AUDITOR, NOBODY, OPERATOR, WAIT_MS, ConsoleLab, shot
 from tests.e2e.lab import held, ssh
 from tests.peers import eventually
@@ -360,3 +362,37 @@ def test_request_to_view_a_session_video(console_lab, short):
             page.evaluate("s => fetch(`/sessions/${s}/recording/pieces/0`).then((r) => r.status)", session)
             == 403
         )
+
+
+@pytest.mark.slow
+def test_pages_are_for_everybody(console_lab, short):
+    """axe-core finds nothing on any page, in light or dark: names, roles, contrast, order."""
+    session = ended_session(console_lab, short, "echo shown")
+    pages = [
+        f"/sessions/{session}{part}"
+        for part in ("", "/logs", "/play", "/hold", "/auditors", "/request", "/drop")
+    ]
+    lists = ["/", "/blocked", "/requests", "/search?text=x", "/no-such-page"]
+    found = []
+    for scheme, paths in (("light", [*lists, *pages]), ("dark", ["/", *pages[:3]])):
+        with console_lab.page(color_scheme=scheme) as page:
+            for path in paths:
+                page.goto(console_lab.console.url + path)
+                page.evaluate(AXE_SCRIPT + "; null")
+                wrong = page.evaluate(
+                    "axe.run().then((done) => done.violations.map((one) => [one.id, one.nodes[0].html]))"
+                )
+                found += [(scheme, path, *one) for one in wrong]
+    assert not found
+
+
+def test_the_player_is_light(console_lab):
+    """Page weight of the player, packed as browsers get it: half a megabyte at most."""
+    assets = Assets()
+    loaded = [
+        name
+        for name in assets._named
+        if name.startswith(("chunk-", "player.", "console.", "terminal.", "mark."))
+    ]
+    assert sum(len(assets._named[name].packed) for name in loaded) <= 500_000
+    assert {"player.js", "console.css", "terminal.css"} <= set(loaded)

@@ -251,7 +251,7 @@ def test_malformed_requests_and_upgrades_end_themselves_only(console, client, co
     with held(console_lab.lab, short, "exec cat") as (typist, session):
         pid = console.process.pid
         for make in MALFORMED.values():
-            raw(console, make(f"/sessions/{session}/live/stream", cookie, console), seconds=5)
+            raw(console, make(f"/sessions/{session}/live/stream", cookie, console), seconds=2)
         assert console.process.running
         assert console.process.pid == pid
         assert client.get("/").status == 200

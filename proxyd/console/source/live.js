@@ -37,6 +37,9 @@ const take = {
     for (const name of names) counted.set(name, (counted.get(name) ?? 0) + 1);
     said("viewers").textContent = [...counted].map(([name, times]) => (times > 1 ? `${name} (${times})` : name)).join(", ") || "nobody";
   },
+  watching(count) {
+    said("viewers").textContent = count > 1 ? `you and ${count - 1} more` : "you";
+  },
   blocked(by) {
     said("blocked").hidden = !by;
     said("blocked").textContent = `Blocked by ${by}`;

@@ -109,6 +109,8 @@ class DesktopView {
   async seek(at) {
     this.at = at;
     const answer = await get(`/pictures/${Math.round(at)}`);
+    this.picture.hidden = answer.status === 204; // nothing was painted by then
+    if (this.picture.hidden) return;
     const address = URL.createObjectURL(await answer.blob());
     this.picture.src = address;
     await this.picture.decode();

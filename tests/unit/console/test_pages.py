@@ -19,7 +19,7 @@ def pages() -> Pages:
 
 
 def test_a_page_escapes_and_shows_what_is_unseen(pages):
-    text = pages.render("error.html", who=None, notice=EVIL, path="", title=EVIL, text=EVIL)
+    text = pages.render("error.html", who=None, notice=EVIL, path="", title=EVIL, text=EVIL, ask="")
     assert "<script>alert" not in text
     assert "<img src=x" not in text
     assert "\x1b" not in text
