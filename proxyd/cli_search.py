@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 SOURCE_WIDE = max(map(len, SOURCES))
 BEFORE_S = 2  # that a replay begins before what was found
+LEAST_ROOM = 30  # characters of text on the narrowest terminal
 POSITION_WIDE = 11  # 10:02:03.000
 SINCE = "Typed or shown after this: 2h, yesterday, 14:00, 2026-11-21."
 
@@ -169,7 +172,7 @@ def _print(run: Run, answer: Mapping[str, Any], texts: Mapping[tuple[str, int], 
         click.echo(_styled(run, _about(run, mine[0]), bold=True))
         for hit in sorted(mine, key=lambda hit: hit["number"]):
             text = texts.get((session, hit["number"]))
-            found = snippet(text, query) if text is not None else None
+            found = snippet(text, query, _room()) if text is not None else None
             head = f"  {position(hit['at_us']):>{POSITION_WIDE}}  {hit['source']:<{SOURCE_WIDE}}"
             click.echo(f"{head}  {_marked(run, found.text, found.spans)}" if found else head.rstrip())
     output.line()
@@ -193,6 +196,16 @@ def _way_to(hit: Mapping[str, Any]) -> str:
     if hit["protocol"] == "rdp":
         return f"proxyctl screenshot {session} --at {seconds} -o {session}.png"
     return f"proxyctl replay {session} --from {max(seconds - BEFORE_S, 0)}"
+
+
+def _room() -> int:
+    """Give the characters of text that fit on a line of the terminal; into a pipe go as many as a snippet has."""
+    from proxyd.search.snippet import ELLIPSIS, WIDE
+
+    if not sys.stdout.isatty():
+        return WIDE
+    gutter = 2 + POSITION_WIDE + 2 + SOURCE_WIDE + 2 + 2 * len(ELLIPSIS)
+    return max(get_terminal_size().columns - gutter, LEAST_ROOM)
 
 
 def _marked(run: Run, text: str, spans: Sequence[Span]) -> str:
