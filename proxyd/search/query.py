@@ -18,7 +18,7 @@ from proxyd.errors import ProxydError
 
 LONGEST: Final = 500  # characters of a query: a long statement pasted whole
 MOST_TERMS: Final = 32
-LEAST_PREFIX: Final = 2  # characters before a *: what begins with one letter is everything
+LEAST_PREFIX: Final = 3  # characters before a *: what begins with fewer is everything
 OR: Final = "OR"
 NOT: Final = "NOT"
 

@@ -12,8 +12,8 @@ Rule 4: every method may be called from any thread, and waits for storage: call 
 Rule 5: a text of a number that is there already is the same text, and left alone: `proxyd index` and the daemon may write
         one session at once. To write a session anew, `begin` it again.
 
-A row's number is its session's number and the text's: sessions are numbered by the second they began in, so the newest row
-has the largest number, and one session's rows stand together. Times are seconds since 1970, but `*_us`.
+A row's number is its session's number and the text's: sessions are numbered by the second they began in, counted backwards,
+so rows in order are the newest session first, and a session's rows stand together. Times are seconds since 1970, but `*_us`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from queue import LifoQueue
@@ -43,11 +43,15 @@ READERS: Final = 2  # searches at once; each is milliseconds
 KEY_LEAST: Final = 16  # bytes: what is shorter is a password somebody thought of
 DELETED_AT_ONCE: Final = 5_000  # rows in one transaction, some 0.1 s: others write between two
 MERGED_AT_ONCE: Final = 500  # pages that one step of `compact` reads and writes: some 20 ms
+MERGED: Final = 2  # changes at least, where a step of a merge has done anything (FTS5's manual, 6.6)
+FREED_AT_ONCE: Final = 2_000  # pages that one step gives back to the file system
 SEARCH_S: Final = 10.0  # for one search; those that were measured take a hundredth of it
 _EPOCH: Final = 1_577_836_800  # 2020-01-01: sessions' numbers count seconds from here, 31 bits of them
-_SECONDS: Final = (1 << 31) - 1  # in the year 2088
+_SECONDS: Final = (1 << 31) - 2  # in the year 2088
 _BUSY: Final = 1 << 16  # of these numbers are left at the end for sessions that began in the same second
 _ROWS: Final = 32  # bits of a row's number that count the texts of its session
+LEAP: Final = 500  # rows that are passed over before a search is begun anew behind them, which costs as much
+CACHE_KIB: Final = 32 << 10  # of pages a reader keeps, so that it need not decrypt them again
 _PROBE: Final = 64  # rows, then the time is looked at
 
 LIVE, WHOLE, GONE = 0, 1, 2  # of a session's texts: more may come, all are here, purged
@@ -57,16 +61,17 @@ CREATE TABLE sessions (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, prot
     target TEXT NOT NULL, login TEXT NOT NULL, began REAL NOT NULL, ended REAL NOT NULL, state INTEGER NOT NULL);
 CREATE TABLE traces (at REAL NOT NULL);
 CREATE TABLE texts (row INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, source INTEGER NOT NULL);
-CREATE VIRTUAL TABLE words USING fts5({", ".join(SOURCES)}, content='', contentless_delete=1, prefix='2 3',
+CREATE VIRTUAL TABLE words USING fts5({", ".join(SOURCES)}, content='', contentless_delete=1, prefix='3',
     tokenize='unicode61 remove_diacritics 2');
 PRAGMA user_version = {VERSION};
 """
 
 
-_SESSIONS: Final = """
-SELECT number, id, protocol, user, target, login, began FROM sessions WHERE number < :below AND state <> :gone
+_WANTED: Final = """
+SELECT number, id, protocol, user, target, login, began FROM sessions
+    WHERE number BETWEEN :first AND :last AND state <> :gone
     AND user GLOB :user AND target GLOB :target AND protocol GLOB :protocol
-    AND (:since IS NULL OR ended >= :since) AND (:until IS NULL OR began <= :until) ORDER BY number DESC
+    AND (:since IS NULL OR ended >= :since) AND (:until IS NULL OR began <= :until) ORDER BY number
 """
 
 
@@ -116,7 +121,7 @@ class Hit(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Hits, the newest session first and its last text first; `more`: there were more than were wanted."""
+    """Hits, the newest session first and its first text first; `more`: there were more than were wanted."""
 
     hits: list[Hit]
     more: bool
@@ -158,17 +163,18 @@ class SearchIndex:
             self._readers.get().close()
 
     def _open(self) -> apsw.Connection:
-        os.close(
-            os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-        )  # -wal and -shm take its mode
+        private = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        os.close(os.open(self.path, private, FILE_MODE))  # -wal and -shm take its mode
         connection = apsw.Connection(str(self.path))
         connection.set_busy_timeout(BUSY_MS)
         connection.pragma("key", f"raw:{self._key}")
+        connection.pragma("auto_vacuum", "incremental")  # of a new file: pages can be given back
         connection.pragma("journal_mode", "wal")
         connection.pragma(
             "synchronous", "normal"
-        )  # a crash of the machine may cost the last moments: it is derived
+        )  # a machine's crash may cost the last moments: it is derived
         connection.pragma("secure_delete", True)
+        connection.pragma("cache_size", -CACHE_KIB)
         return connection
 
     def _prepare(self) -> None:
@@ -259,18 +265,26 @@ class SearchIndex:
             first = False
 
     def compact_step(self, first: bool) -> bool:  # noqa: FBT001 - called through a thread
-        """Do a moment's work of `compact`; True when all is done."""
+        """Do a moment's work of `compact`; True when there is no more to do now."""
         with self._writing, _told(self.path):
             before = self._writer.total_changes()
             step = -MERGED_AT_ONCE if first else MERGED_AT_ONCE  # the first begins a merge of all there is
             with self._transaction():
                 self._writer.execute("INSERT INTO words(words, rank) VALUES ('merge', ?)", (step,))
-            done = self._writer.total_changes() - before < 2
-            if done:
-                with self._transaction():
-                    self._writer.execute("DELETE FROM traces")
-                self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            return done
+            if self._writer.total_changes() - before >= MERGED:
+                return False
+            if self._writer.pragma("freelist_count"):
+                self._writer.pragma("incremental_vacuum", FREED_AT_ONCE)
+                return False
+            self._clean()
+            return True
+
+    def _clean(self) -> None:
+        """Take what was overwritten out of the write-ahead log too, unless a search is in the way: then another time."""
+        with suppress(apsw.BusyError):
+            self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            with self._transaction():
+                self._writer.execute("DELETE FROM traces")
 
     def states(self) -> dict[str, int]:
         """Give the state of every session that is known."""
@@ -288,10 +302,10 @@ class SearchIndex:
         return row
 
     def _insert(self, about: About, state: int) -> None:
-        number = min(max(int(about.started_at) - _EPOCH, 1), _SECONDS - _BUSY)
+        number = _SECONDS - min(max(int(about.started_at) - _EPOCH, 0), _SECONDS - _BUSY)
         taken = "SELECT 1 FROM sessions WHERE number = ?"
         while self._writer.execute(taken, (number,)).get:
-            number += 1
+            number -= 1
         ended = about.started_at
         self._writer.execute(
             "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (number, *about, ended, state)
@@ -336,7 +350,7 @@ class SearchIndex:
 
 
 class _Search:
-    """One search: goes from the newest row to the oldest, and leaps over sessions nobody wants or may see.
+    """One search: goes from the newest session to the oldest, and leaps over those that nobody wants or may see.
 
     Cursors that were not read to their end are closed: one that is open keeps writers from cleaning up.
     """
@@ -348,50 +362,57 @@ class _Search:
         columns = " ".join(source for source in SOURCES if source in wanted.sources)
         self._match = f"{{{columns}}} : ({query.expression()})"
         self._deadline = time.monotonic() + SEARCH_S
+        self._asked = {
+            "gone": GONE,
+            "user": _glob(wanted.user),
+            "target": _glob(wanted.target),
+            "protocol": _glob(wanted.protocol),
+            "since": wanted.since,
+            "until": wanted.until,
+        }
         self._hits: list[Hit] = []
         self._more = False
 
     def found(self) -> Found:
         """Give the hits."""
-        number = _SECONDS
-        while not self._full and (session := self._next(number)) is not None:
-            number = self._read(*session)
-        more = self._more or self._full
-        return Found(self._hits[: self._wanted.limit], more)
+        begin: int | None = 0
+        while begin is not None and (session := self._first(begin)) is not None:
+            begin = self._read(session[0])
+        return Found(self._hits[: self._wanted.limit], self._more or self._full)
 
     @property
     def _full(self) -> bool:
         return len(self._hits) > self._wanted.limit
 
-    def _read(self, number: int, about: About) -> int:
-        """Read rows from the end of this session on; gives the number below which to look for the next session."""
-        rows = "SELECT rowid FROM words WHERE words MATCH ? AND rowid < ? ORDER BY rowid DESC"
+    def _read(self, number: int) -> int | None:
+        """Read rows from the beginning of this session on; gives the number to go on from, None at the end."""
+        rows = "SELECT rowid FROM words WHERE words MATCH ? AND rowid >= ? ORDER BY rowid"
         with closing(self._reader.cursor()) as cursor:
-            return self._leap(cursor.execute(rows, (self._match, (number + 1) << _ROWS)), number, about)
+            return self._walk(cursor.execute(rows, (self._match, number << _ROWS)))
 
-    def _leap(self, rows: apsw.Cursor, number: int, about: About) -> int:
-        mine = 0
+    def _walk(self, rows: apsw.Cursor) -> int | None:
+        number, about = -1, None
+        mine = passed = 0
         for count, (row,) in enumerate(rows):
             if count % _PROBE == 0 and time.monotonic() > self._deadline:
                 raise SearchError(
                     f"the search took more than {SEARCH_S:g} s: add a word, or --user, --target, --since"
                 )
-            there = int(row) >> _ROWS
-            if there != number:
-                session = self._next(there + 1)
-                if session is None or session[0] != there:
-                    return there
-                (number, about), mine = session, 0
-            if (hit := self._hit(row, about)) is None:
+            if row >> _ROWS != number:
+                number, mine = row >> _ROWS, 0
+                about = self._session(number)
+            if about is None or mine == self._wanted.each > 0:
+                self._more = self._more or about is not None
+                passed += 1
+                if passed == LEAP:
+                    return number + 1
                 continue
-            if mine == (self._wanted.each or mine + 1):
-                self._more = True
-                return number
-            self._hits.append(hit)
-            mine += 1
-            if self._full:
-                break
-        return 0
+            if hit := self._hit(row, about):
+                self._hits.append(hit)
+                mine += 1
+                if self._full:
+                    break
+        return None
 
     def _hit(self, row: int, about: About) -> Hit | None:
         place = self._reader.execute("SELECT at_us, source FROM texts WHERE row = ?", (row,)).get
@@ -404,20 +425,15 @@ class _Search:
         late = wanted.until is not None and hit.at > wanted.until
         return None if early or late else hit
 
-    def _next(self, below: int) -> tuple[int, About] | None:
-        """Give the newest session below a number that is wanted and may be seen."""
-        wanted = self._wanted
-        asked = {
-            "below": below,
-            "gone": GONE,
-            "user": _glob(wanted.user),
-            "target": _glob(wanted.target),
-            "protocol": _glob(wanted.protocol),
-            "since": wanted.since,
-            "until": wanted.until,
-        }
+    def _session(self, number: int) -> About | None:
+        """Give a session, if it is wanted and may be seen."""
+        found = self._first(number, number)
+        return found[1] if found else None
+
+    def _first(self, first: int, last: int = _SECONDS) -> tuple[int, About] | None:
+        """Give the first of these sessions that is wanted and may be seen."""
         with closing(self._reader.cursor()) as cursor:
-            for number, *fields in cursor.execute(_SESSIONS, asked):
+            for number, *fields in cursor.execute(_WANTED, self._asked | {"first": first, "last": last}):
                 about = About(*fields)
                 if self._may_see(about):
                     return number, about

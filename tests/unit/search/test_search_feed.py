@@ -64,7 +64,7 @@ async def test_texts_are_found_while_the_session_lives_and_whole_when_it_ended(i
         await place.add(sql("three"))
         place.end(whole=True)
         await until(lambda: index.states() == {"s1": WHOLE})
-        assert numbers(index, "two OR three") == [("s1", 2), ("s1", 1)]
+        assert numbers(index, "two OR three") == [("s1", 1), ("s1", 2)]
 
 
 async def test_what_waits_at_a_stop_is_written(index: SearchIndex) -> None:

@@ -47,13 +47,13 @@ def test_a_text_is_found_with_its_session_moment_and_source(index: SearchIndex) 
     add(index, about("s1"), (3, "commands", "sudo rm -rf /var/lib"), (4, "screen", "removed /var/lib"))
     add(index, about("s2", NOON + 60), (5, "sql", "SELECT * FROM salaries"))
     assert hits(index, "rm -rf") == [("s1", 0, 3.0, "commands")]
-    assert hits(index, "/var/lib") == [("s1", 1, 4.0, "screen"), ("s1", 0, 3.0, "commands")]
+    assert hits(index, "/var/lib") == [("s1", 0, 3.0, "commands"), ("s1", 1, 4.0, "screen")]
     assert hits(index, "SALARIES") == [("s2", 0, 65.0, "sql")]
     assert hits(index, "/var/lib", sources=["commands", "sql"]) == [("s1", 0, 3.0, "commands")]
-    assert hits(index, "lib var") == [("s1", 1, 4.0, "screen"), ("s1", 0, 3.0, "commands")]
+    assert hits(index, "lib var") == [("s1", 0, 3.0, "commands"), ("s1", 1, 4.0, "screen")]
     assert hits(index, '"lib var"') == []
     assert hits(index, "sal*") == [("s2", 0, 65.0, "sql")]
-    assert hits(index, "removed OR sudo NOT etc") == [("s1", 1, 4.0, "screen"), ("s1", 0, 3.0, "commands")]
+    assert hits(index, "removed OR sudo NOT etc") == [("s1", 0, 3.0, "commands"), ("s1", 1, 4.0, "screen")]
 
 
 def test_filters_leave_only_what_they_say(index: SearchIndex) -> None:
@@ -70,12 +70,12 @@ def test_filters_leave_only_what_they_say(index: SearchIndex) -> None:
     assert hits(index, "uptime", protocol="rdp") == []
     assert [hit[2] for hit in hits(index, "uptime", since=NOON + 30, until=NOON + 120)] == [
         120.0,
-        90.0,
         60.0,
+        90.0,
         30.0,
     ]
     assert [hit[0] for hit in hits(index, "uptime", limit=3)] == ["s3", "s3", "s2"]
-    assert [hit[2] for hit in hits(index, "uptime", each=1)] == [210.0, 150.0, 90.0, 30.0]
+    assert [hit[2] for hit in hits(index, "uptime", each=1)] == [180.0, 120.0, 60.0, 0.0]
 
 
 def test_more_is_said_only_when_there_is_more(index: SearchIndex) -> None:
@@ -173,7 +173,7 @@ def test_two_processes_may_write_one_file(index: SearchIndex, tmp_path: Path) ->
         add(index, about("s2"), (0, "screen", "two"))
         assert hits(index, "one OR two") == hits(other, "one OR two")
         index.write({"s1": [Text(0, 0, "screen", "one"), Text(1, 5_000_000, "screen", "three")]})
-        assert [hit[:3] for hit in hits(other, "one OR three")] == [("s1", 1, 5.0), ("s1", 0, 0.0)]
+        assert [hit[:3] for hit in hits(other, "one OR three")] == [("s1", 0, 0.0), ("s1", 1, 5.0)]
         assert index.states() == {"s1": 1, "s2": 1}
 
 
@@ -213,3 +213,28 @@ def test_a_long_text_is_cut_between_words() -> None:
         PIECE,
         1,
     ]
+
+
+def test_what_was_purged_is_given_back_to_the_file_system(index: SearchIndex) -> None:
+    for name in ("s1", "s2"):
+        add(index, about(name), *((at, "screen", f"{name} uptime {at * 7919:x}") for at in range(3000)))
+    index.compact()
+    before = index.path.stat().st_size
+    index.forget("s1")
+    index.compact()
+    assert index.path.stat().st_size < before * 0.7
+    assert len(hits(index, "uptime", limit=5000)) == 3000
+
+
+def test_a_search_at_work_is_no_reason_to_wait_for_ever(index: SearchIndex) -> None:
+    add(index, about("s1"), (0, "screen", "one"))
+    index.forget("s1")
+    index._writer.set_busy_timeout(1)
+    with index._reader() as reader:
+        cursor = reader.cursor().execute("SELECT * FROM sessions")
+        index._writer.execute("INSERT INTO texts VALUES (1, 1, 1)")
+        index.compact()
+        cursor.close()
+    assert index.traces_since() is not None  # it is tried again
+    index.compact()
+    assert index.traces_since() is None
