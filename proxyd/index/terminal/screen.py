@@ -3,7 +3,7 @@
 Rule 1: nothing that is fed raises; a terminal asks nothing of the world: no answer, clipboard, file, sound or picture.
 Rule 2: a screen can be left and gone on with: what `saved` gives holds both of its screens, the modes and an unfinished
         sequence, and a screen made of it shows what this one will show. It can't be left inside a sequence longer than
-        UNFINISHED.
+        UNFINISHED, nor where the next letter wraps at a margin that is not the screen's edge.
 Rule 3: memory is the screen, no history: a size is cut to MAX_COLUMNS and MAX_ROWS, however large a client says it is.
 Rule 4: text is what the target sent: whoever shows it to a terminal or a browser makes it harmless first.
 
@@ -56,6 +56,7 @@ def _field(name: str, kind: str) -> tuple[int, Any]:
 
 _COLUMN_COUNT, _ROW_COUNT = _field("COLS", "uint16_t"), _field("ROWS", "uint16_t")
 _CURSOR_COLUMN, _CURSOR_ROW = _field("CURSOR_X", "uint16_t"), _field("CURSOR_Y", "uint16_t")
+_CURSOR_WAITS = _field("CURSOR_PENDING_WRAP", "bool")
 _CURSOR_VISIBLE, _SCREEN = _field("CURSOR_VISIBLE", "bool"), _field("ACTIVE_SCREEN", "GhosttyTerminalScreen")
 _TITLE, _PALETTE = _field("TITLE", "GhosttyString"), _field("COLOR_PALETTE", "GhosttyColorRgb[256]")
 _FOREGROUND = _field("COLOR_FOREGROUND", "GhosttyColorRgb")
@@ -194,6 +195,9 @@ class ScreenModel:
 
     def saved(self) -> bytes | None:
         """Give what another one goes on from; None where it can't be left (rule 2)."""
+        waits, (columns, _) = self._get(_CURSOR_WAITS)[0], self.size
+        if waits and self._get(_CURSOR_COLUMN)[0] < columns - 1:
+            return None  # at a right margin, about to wrap: the library's snapshot does not bring that back
         data, length = ffi.new("uint8_t**"), ffi.new("size_t*")
         if lib.ghostty_snapshot_encode_alloc(self._terminal, ffi.NULL, data, length):
             return None

@@ -108,6 +108,17 @@ def test_it_is_not_left_inside_what_is_too_long_and_is_after_it() -> None:
     assert ScreenModel(saved=saved).text()[0] == "done"
 
 
+def test_it_is_not_left_where_the_next_letter_wraps_at_a_margin() -> None:
+    made = screen("\x1b[?69h\x1b[2;9s\x1b[1;3H123456")
+    assert ScreenModel(saved=made.saved()).page() == made.page()
+    made.feed(b"7")
+    assert made.saved() is None
+    made.feed(b"8")
+    gone_on = ScreenModel(saved=made.saved())
+    gone_on.feed(b"9")
+    assert gone_on.text()[:2] == ["  1234567", " 89"]
+
+
 @pytest.mark.parametrize("damaged", [b"", b"x", b"nothing of ours" * 100])
 def test_what_is_no_saved_state_is_said(damaged: bytes) -> None:
     with pytest.raises(ScreenError):
@@ -157,8 +168,8 @@ def test_a_screen_gone_on_with_shows_what_the_other_shows(
     straight = ScreenModel(30, 8)
     other: ScreenModel | None = None
     for at, (data, size) in enumerate(fed):
-        if at == left:
-            other = ScreenModel(saved=straight.saved())
+        if at == left and (saved := straight.saved()):
+            other = ScreenModel(saved=saved)
             assert seen(other) == seen(straight)
         for one in filter(None, (straight, other)):
             if size:
