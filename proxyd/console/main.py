@@ -7,6 +7,7 @@ Rule 3: SIGHUP reads the configuration again: users, their factors, admission. S
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import ssl
@@ -41,6 +42,7 @@ READ_SECONDS: Final = 120  # without a byte, on any connection; a live view answ
 STALL_MS: Final = 60_000  # as long as the daemon waits for a viewer who takes nothing
 HANDSHAKE_SECONDS: Final = 10.0
 GRACE_SECONDS: Final = 3.0
+NICE: Final = 5  # sessions beside it come first, also when it is flooded; without a unit nothing else says so
 ANYWHERE: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104  what such an address means is said here, not bound
 
 _log = log.get("console")
@@ -84,6 +86,7 @@ def run(path: Path) -> None:
     if config.console is None:
         raise ConfigError("there is no [console] in it: add one, with its certificate and key", path)
     log.setup(config.log)
+    os.nice(NICE)
     trio.run(_run, config, config.console)
 
 

@@ -396,3 +396,19 @@ def test_the_player_is_light(console_lab):
     ]
     assert sum(len(assets._named[name].packed) for name in loaded) <= 500_000
     assert {"player.js", "console.css", "terminal.css"} <= set(loaded)
+
+
+def test_a_killed_console_ends_no_session(console_lab, short):
+    """Must be the last here: who was signed in signs in anew."""
+    with held(console_lab.lab, short, SHELL) as (client, session), console_lab.page() as page:
+        page.goto(f"{console_lab.console.url}/sessions/{session}/live")
+        console_lab.shown(page, "up")
+        console_lab.console.process.kill()
+        client.stdin.write(b"nobody noticed\n")
+        client.stdin.flush()
+        assert client.stdout.readline() == b"nobody noticed\n"
+        eventually("nobody watches", lambda: console_lab.lab.proxyd.live()[0]["viewers"] == 0)
+        console_lab.console.start()
+        console_lab.states.clear()
+        assert page.goto(console_lab.console.url).url.endswith("/sign-in?next=%2F")
+        assert console_lab.lab.proxyd.live()[0]["id"] == session

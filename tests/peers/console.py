@@ -85,6 +85,7 @@ class Console:
         operator["roles"] = [*operator["roles"], "Console"]
         self.people: dict[str, Person] = {}
         self.process: Process | None = None
+        self.starts = 0
 
     def person(self, name: str, *roles: str, **more: Any) -> Person:
         """Add a user who can sign in; `more` keys of their table."""
@@ -113,8 +114,10 @@ class Console:
 
     def start(self) -> None:
         """Run it, and wait until it answers."""
+        self.starts += 1
         argv = [*PROXYD, "console", "--config", str(self.proxyd.config)]
-        self.process = Process(argv, log=self.directory / "console.log", env=self.proxyd.env)
+        log = self.directory / f"console.{self.starts}.log"
+        self.process = Process(argv, log=log, env=self.proxyd.env)
         eventually("the console is ready", self._is_ready, within_s=READY_S)
 
     def _is_ready(self) -> bool:
