@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -29,6 +30,8 @@ from proxyd.config_values import (
     Channel,
     Count,
     Database,
+    EmailAddress,
+    EventName,
     Existing,
     KeyLine,
     Located,
@@ -82,8 +85,10 @@ __all__ = [
     "Grant",
     "Listen",
     "Log",
+    "Mail",
     "MetricsListen",
     "MysqlListen",
+    "Notify",
     "Operator",
     "Penalties",
     "PostgresListen",
@@ -97,6 +102,7 @@ __all__ = [
     "Target",
     "TlsListen",
     "User",
+    "Webhook",
     "Window",
     "is_glob",
     "key_data",
@@ -106,6 +112,7 @@ __all__ = [
     "split_address",
 ]
 
+LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_CONFIG_BYTES: Final = 16 << 20  # thousands of targets fit; a wrong path to a disk image does not
 
 
@@ -318,6 +325,35 @@ class Role(_Section, frozen=True, kw_only=True):
     permissions: list[PermissionName]
 
 
+class Mail(_Section, frozen=True, kw_only=True):
+    """The mail server notifications go through, and whom they come from. `to`: who gets alarms beside those concerned."""
+
+    server: Address
+    sender: EmailAddress
+    tls: Literal["starttls", "implicit", "off"] = "starttls"
+    ca: Existing | None = None  # default: the system's
+    user: str = ""
+    password: Reference | None = None
+    to: list[EmailAddress] = []
+
+
+class Webhook(_Section, frozen=True, kw_only=True):
+    """Where notifications are posted, signed with `secret`; empty `events`: all."""
+
+    url: Annotated[str, msgspec.Meta(pattern="^https?://[^/]")]
+    secret: Reference
+    ca: Existing | None = None
+    events: list[EventName] = []
+
+
+class Notify(_Section, frozen=True, kw_only=True):
+    """Who is told what happened. `link`: the console's address, for links; read at start, but for users' addresses."""
+
+    link: str = ""
+    mail: Mail | None = None
+    webhooks: list[Webhook] = []
+
+
 class Operator(_Section, frozen=True, kw_only=True):
     """Who may use the control socket: matched by uid or gid. `user`: the proxyd user this person is."""
 
@@ -367,6 +403,7 @@ class User(_Section, frozen=True, kw_only=True):
     nt_hash: NtHash | None = None
     totp: Reference | None = None
     roles: list[Text] = []
+    email: EmailAddress = ""
     factors: list[Chain] = []
     source: list[Network] = []
 
@@ -520,6 +557,7 @@ class Config(_Section, frozen=True, kw_only=True):
     store: Store | None = None
     console: Console | None = None
     review: Review = Review()
+    notify: Notify = Notify()
 
 
 def load(path: Path) -> Config:
@@ -589,6 +627,7 @@ def _check_consistency(config: Config, reader: Reader) -> None:
                 ("targets", name, "colour_depth"), 'is for graphics = "bitmap" only: all others have 32 bits'
             )
     _check_roles(config, reader)
+    _check_notify(config.notify, reader)
     for place, operator in enumerate(config.control.operators):
         here = ("control", "operators", place)
         if operator.uid is None and operator.gid is None:
@@ -617,6 +656,17 @@ def _check_consistency(config: Config, reader: Reader) -> None:
             )
     for place, grant in enumerate(config.grants):
         _check_grant(config, grant, ("grants", place), reader)
+
+
+def _check_notify(notify: Notify, reader: Reader) -> None:
+    mail = notify.mail
+    if mail is not None and bool(mail.user) != bool(mail.password):
+        reader.fail(("notify", "mail"), "user and password go together")
+    if mail is not None and mail.user and mail.tls == "off":
+        reader.fail(("notify", "mail", "tls"), "is off, and a password is never sent without it")
+    for place, hook in enumerate(notify.webhooks):
+        if hook.url.startswith("http:") and urlsplit(hook.url).hostname not in LOCAL_HOSTS:
+            reader.fail(("notify", "webhooks", place, "url"), "is https:, unless it is on this machine")
 
 
 def _check_roles(config: Config, reader: Reader) -> None:

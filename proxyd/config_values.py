@@ -16,6 +16,7 @@ import msgspec
 import pyrage
 
 from proxyd.config_reader import Check, one_of
+from proxyd.governance.notices import Event
 from proxyd.governance.permissions import ROLES, Permission
 from proxyd.search import SOURCES
 
@@ -233,6 +234,12 @@ def _certificate_pin(value: str, _: Path) -> str:
     return digits
 
 
+def _email(value: str, _: Path) -> str:
+    if not re.fullmatch(r"[^@\s<>,;:\"()\[\]\\]{1,64}@[A-Za-z0-9.-]{1,253}", value):
+        raise ValueError("expected an e-mail address, as alice@example.org")
+    return value
+
+
 def _regex(value: str, _: Path) -> str:
     try:
         re.compile(value)
@@ -278,6 +285,8 @@ Reference = Annotated[str, Check(_reference)]
 UserCa = Annotated[str, Check(_authority)]
 Database = Annotated[str, Check(_database)]
 PasswordHash = Annotated[str, Check(_password_hash)]
+EmailAddress = Annotated[str, Check(_email)]
+EventName = Annotated[str, Check(one_of(tuple(Event)))]
 Regex = Annotated[str, Check(_regex)]
 StatementKind = Annotated[str, Check(one_of(STATEMENT_KINDS))]
 ScramVerifier = Annotated[str, Check(_scram)]

@@ -35,9 +35,11 @@ from proxyd.decoders import PACKAGES, freerdp
 from proxyd.engine import Caller, Converse, Core, Engine, MakeEngine
 from proxyd.errors import ConfigError
 from proxyd.exports import Exports
+from proxyd.governance.notices import Event, Notice
 from proxyd.health import Watch
 from proxyd.indexing.pool import Indexer
 from proxyd.listener import Listener
+from proxyd.notifications import Notifier
 from proxyd.protocols.ssh.engine import SshEngine, front_options
 from proxyd.recorder.catalog import Catalog
 from proxyd.recorder.jobs import Jobs
@@ -103,6 +105,7 @@ class Daemon:
         self.exports: Exports
         self.health: Watch
         self.reviews: Reviews
+        self.notifier = Notifier(settings.notify, lambda: self.core.config)
         self.indexer = Indexer(settings.index, settings.recording)
         self.tickets = Tickets()
         self._search: Feed | None = None
@@ -160,6 +163,7 @@ class Daemon:
                 self._start_indexer(nursery)
                 self.archive = Archive(self.core, await self._uploads(), self._search)
                 self.reviews = Reviews(self.core.catalog)
+                nursery.start_soon(self.notifier.run)
                 nursery.start_soon(self.archive.run)
                 self.exports = Exports(Jobs(self.catalog, self.config.node), self.config.export.jobs)
                 await self.exports.lose()
@@ -225,7 +229,12 @@ class Daemon:
             )
             tell_recovered(recovered)
             recorder = Recorder(
-                recording, settings.node, catalog=catalog, ledger=ledger, gauges=_Gauges(), signer=signer
+                recording,
+                settings.node,
+                catalog=catalog,
+                ledger=ledger,
+                gauges=_Gauges(self.notifier),
+                signer=signer,
             )
             yield Core(
                 settings,
@@ -235,6 +244,7 @@ class Daemon:
                 ledger,
                 recorder,
                 Registry(),
+                tell=self.notifier.tell,
             )
         finally:
             with trio.CancelScope(shield=True):
@@ -359,6 +369,7 @@ class Daemon:
             state=before.state,
             recording=before.recording,
             store=before.store,
+            notify=before.notify,
             listen=before.listen,
             index=before.index,
             export=msgspec.structs.replace(settings.export, directory=before.export.directory),
@@ -413,7 +424,10 @@ def tell_recovered(found: Sequence[Recovered]) -> None:
 
 
 class _Gauges(Gauges):
-    """Puts what the recorder says about itself into the metrics and the log."""
+    """Puts what the recorder says about itself into the metrics and the log, and has people told of what goes wrong."""
+
+    def __init__(self, notifier: Notifier) -> None:
+        self._notifier = notifier
 
     def lag(self, seconds: float) -> None:
         metrics.RECORDER_LAG.set(seconds)
@@ -438,6 +452,8 @@ class _Gauges(Gauges):
 
     def trouble(self, what: str, session: str, error: str) -> None:
         _log.error("recording in trouble", what=what, session=session, error=error)
+        failed = Notice(Event.RECORDING_FAILED, time.time(), session, what, details={"error": error})
+        self._notifier.tell(failed)
 
 
 def _make_directories(settings: Config) -> None:

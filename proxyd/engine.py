@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from proxyd.admission import Admission
     from proxyd.config import Config
     from proxyd.errors import ProxydError
+    from proxyd.governance.notices import Notice
     from proxyd.recorder.catalog import Catalog
     from proxyd.recorder.ledger import Ledger
     from proxyd.recorder.recorder import Recorder
@@ -32,6 +33,7 @@ class Core:
     recorder: Recorder
     registry: Registry
     tokens: Tokens = field(default_factory=Tokens)
+    tell: Callable[[Notice], None] | None = None  # have somebody notified; never waits
 
 
 class Engine(Protocol):

@@ -133,6 +133,12 @@ INDEX_ENDED: Final = Counter(
     ["result"],
     registry=REGISTRY,
 )
+NOTIFICATIONS: Final = Counter(
+    "proxyd_notifications",
+    "Notifications by how they went: sent, failed, or dropped because too many waited.",
+    ["protocol", "result"],
+    registry=REGISTRY,
+)
 EXPORTS: Final = Gauge("proxyd_exports", "Exports queued and running now.", ["state"], registry=REGISTRY)
 EXPORTS_ENDED: Final = Counter(
     "proxyd_exports_ended",

@@ -21,6 +21,7 @@ from proxyd import __version__, log, metrics
 from proxyd.characters import visible
 from proxyd.errors import ClientError, Denied, Dropped, ProxydError, RecordingFailed, TargetUntrusted
 from proxyd.gate import RESTORED, REVOKED, Gate, Settled
+from proxyd.governance.notices import Event, Notice
 from proxyd.recorder.database import CatalogError
 from proxyd.recorder.record import Kind
 
@@ -121,6 +122,7 @@ class Session:
         self.findings: list[dict[str, str]] = []
         self.conduit: Conduit | None = None
         self.farewell: Callable[[str], None] | None = None  # how the client is told while there is no conduit
+        self.tell: Callable[[Notice], None] | None = None  # have somebody notified; never waits
         self.on_drop: Callable[[], None] | None = None  # what else is over with a session that is dropped
         self._pressed = False
         self.tape: Tape
@@ -281,6 +283,11 @@ class Session:
             severity=severity,
             text=text,
         )
+        if severity == "critical" and self.tell is not None:
+            title = f"critical finding: {self.user} on {self.login}@{self.target}"
+            self.tell(
+                Notice(Event.FINDING, time.time(), self.id, title, details={"finding": text, "code": code})
+            )
 
     def end(self, ending: Ending) -> None:
         """End the session for this cause, unless it is ending already; never waits."""
@@ -360,6 +367,7 @@ async def opened(core: Core, login: Login, permit: Permit, protocol: str) -> Asy
     await _refuse_blocked(core, login, permit)
     session = Session(login, permit, protocol)
     target = permit.target
+    session.tell = core.tell
     session.tape = await core.recorder.open(
         session.id,
         session.meta(core.config.node),

@@ -439,6 +439,32 @@ longest_days = 30
 # Whether recordings may be exported, and exports downloaded.
 download = true
 
+# ------------------------------------------------------------------------------------------------ notify
+
+# Who is told: of a video that is ready who asked for it, of a request to view who may decide, of its decision who asked, and
+# of critical findings and recordings that fail those of "to". Read at start.
+#[notify]
+# The console's address, for links.
+#link = "https://console.example"
+
+#[notify.mail]
+#server = "smtp.example:587"
+#sender = "proxyd@example.org"
+# "starttls", "implicit" or "off" (without a password only); and whose certificates are believed: default, the system's.
+#tls = "starttls"
+#ca = "keys/tls.crt"
+#user = "proxyd"
+#password = "file:secrets/smtp"
+#to = ["soc@example.org"]
+
+# Posted as JSON. Proxyd-Signature is t=SECONDS,v1=HEX: HMAC-SHA-256, by the secret, over "SECONDS." and the body.
+#[[notify.webhooks]]
+#url = "https://chat.example/hooks/proxyd"
+#secret = "file:secrets/webhook"
+#ca = "keys/tls.crt"
+# Which: "video-ready", "request-waits", "request-decided", "critical-finding", "recording-failed"; default: all.
+#events = ["critical-finding", "recording-failed"]
+
 # --------------------------------------------------------------------------------------------------- users
 
 #[users.alice]
@@ -458,6 +484,8 @@ WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrm
 #factors = ["publickey+totp", "password+totp"]
 # For grants and rules; a role of [control] as well: this is what the user may do in the console.
 #roles = ["ops"]
+# Where notifications go.
+#email = "alice@example.org"
 # Where from; default: anywhere.
 #source = ["127.0.0.0/8", "10.0.0.0/8"]
 

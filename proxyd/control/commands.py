@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from proxyd.config import Config
     from proxyd.exports import Exports
     from proxyd.indexing.pool import Indexer
+    from proxyd.notifications import Notifier
     from proxyd.recorder.recorder import Recorder
     from proxyd.recorder.reviews import Reviews
     from proxyd.search.feed import Feed
@@ -84,6 +85,10 @@ class Services(Protocol):
     @property
     def exports(self) -> Exports:
         """What is exported now."""
+
+    @property
+    def notifier(self) -> Notifier:
+        """Who has people told."""
 
     @property
     def reviews(self) -> Reviews:

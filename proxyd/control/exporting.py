@@ -9,6 +9,7 @@ Rule 3: `fetch` is a view: it is in the ledger before it is said where the file 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -18,6 +19,7 @@ import trio
 from proxyd.control.client import Code, ControlError
 from proxyd.control.noting import note
 from proxyd.errors import ProxydError
+from proxyd.governance.notices import Event, Notice
 from proxyd.recorder.forms import EVERY
 from proxyd.recorder.jobs import JobRow, State
 from proxyd.recorder.ledger import EXPORTED, encoded
@@ -137,6 +139,15 @@ async def end(services: Services, caller: Caller, ended: End) -> dict[str, Any]:
         raise ControlError(Code.REFUSED, f"export {row.id} has no manifest: nothing was made")
     made = {"size": row.size, "duration_us": row.duration_us}
     await services.exports.end(job, ended.error, sha256="" if ended.error else row.sha256, **made)
+    if not ended.error and caller.user:
+        details = {
+            "format": row.form,
+            "size": f"{row.size} B",
+            "fetch": f"proxyctl exports fetch {row.id} -o FILE",
+        }
+        title = f"the {row.form} of session {row.session[:8]} is ready"
+        notice = Notice(Event.VIDEO_READY, time.time(), row.session, title, (caller.user,), details)
+        services.notifier.tell(notice, again=row.id)
     return {}
 
 

@@ -9,6 +9,7 @@ Rule 3: whoever may not decide sees their own requests, and no others.
 from __future__ import annotations
 
 import dataclasses
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -17,13 +18,15 @@ import trio
 from proxyd.control.client import Code, ControlError
 from proxyd.control.noting import note
 from proxyd.control.permissions import Permission, acting_roles
+from proxyd.governance.notices import Event, Notice
 from proxyd.governance.permissions import allowed
-from proxyd.governance.requests import Request, Status, Verdict, check
+from proxyd.governance.requests import Decision, Request, Status, Verdict, check
 from proxyd.governance.rules import NEEDS
 
 if TYPE_CHECKING:
     from proxyd.control.commands import Services
     from proxyd.control.permissions import Caller
+    from proxyd.recorder.catalog import SessionRow
 
 TEXT_LIMIT = 2000  # characters of a justification: a page
 WORD_LIMIT = 200  # of a reason, or a code of a ticket system
@@ -124,7 +127,37 @@ async def ask(services: Services, caller: Caller, wanted: Ask) -> dict[str, Any]
     told = {"reason": kept.reason, "justification": kept.justification, "code": kept.code}
     window = {"starts_at": kept.starts_at, "ends_at": kept.ends_at}
     await note(services, caller, "request", session=row.id, request=kept.id, **told, **window)
+    _tell_deciders(services, kept, row)
     return {"request": shown(kept, now)}
+
+
+def _tell_deciders(services: Services, request: Request, row: SessionRow) -> None:
+    notifier = services.notifier
+    details = {
+        "justification": request.justification,
+        "reason": request.reason,
+        "code": request.code,
+        "access": f"{_moment(request.starts_at)} to {_moment(request.ends_at)}",
+        "decide": f"proxyctl approve {request.id[:8]}, or deny",
+    }
+    title = f"{request.person} asks to see the session of {row.user} on {row.login}@{row.target}"
+    event = Event.REQUEST_WAITS
+    people = notifier.deciders(request.person)
+    notifier.tell(Notice(event, request.asked_at, row.id, title, people, details), again=request.id)
+
+
+def _tell_asker(services: Services, request: Request, decision: Decision, status: Status) -> None:
+    if status is Status.PENDING or decision.person == request.person:
+        return
+    details = {"by": decision.person, "comment": decision.comment,
+               "access": f"{_moment(request.starts_at)} to {_moment(request.ends_at)}"}  # fmt: skip
+    title = f"your request to see session {request.session[:8]} is {status}"
+    notice = Notice(Event.REQUEST_DECIDED, decision.at, request.session, title, (request.person,), details)
+    services.notifier.tell(notice, again=f"{request.id} {status}")
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 async def requests(services: Services, caller: Caller, wanted: Filter) -> dict[str, Any]:
@@ -167,6 +200,7 @@ async def _decide(services: Services, caller: Caller, wanted: Decide, verdict: V
     now = reviews.now()
     about = {"request": kept.id, "verdict": verdict.value, "user": kept.person, "comment": wanted.comment}
     await note(services, caller, "decision", session=kept.session, status=kept.status(now).value, **about)
+    _tell_asker(services, kept, kept.decisions[-1], kept.status(now))
     return {"request": shown(kept, now)}
 
 

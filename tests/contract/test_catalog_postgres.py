@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from proxyd.governance.requests import Request, RequestRefused, Status, Verdict
 from proxyd.recorder.catalog import Catalog, CatalogError
 from proxyd.recorder.holds import HoldRefused, Holds
+from proxyd.recorder.reviews import Reviews
 from tests.peers import postgres
 from tests.peers.postgres import PASSWORDS, Postgres
 from tests.peers.tap import Fault, Tap
@@ -145,3 +147,38 @@ def _ends(tapped: Catalog, name: str) -> bool:
         assert PASSWORDS["app"] not in str(error)
         return False
     return True
+
+
+@pytest.mark.mission("M9", "M15")
+def test_of_two_verdicts_of_two_nodes_the_second_sees_the_first(url: str) -> None:
+    with Catalog(url) as first, Catalog(url) as second:
+        nodes = [Reviews(first), Reviews(second)]
+        for number in range(20):
+            name = f"{number:032x}"
+            first.started({"id": name, "node": "node1", "started_at": 1.0})
+            now = nodes[0].now()
+            asked = nodes[0].ask(Request("", name, "ann", "audit", "why", "", now, now + 600, now, needed=2))
+            outcomes: list[str] = []
+
+            def approve(
+                node: Reviews, request: str = asked.id, outcomes: list[str] = outcomes, now: float = now
+            ) -> None:
+                try:
+                    outcomes.append(
+                        node.decide(request, "alice", Verdict.APPROVE, may_decide=True).status(now)
+                    )
+                except RequestRefused as error:
+                    outcomes.append(str(error))
+
+            threads = [threading.Thread(target=approve, args=(node,)) for node in nodes]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert min(outcomes) == Status.PENDING, outcomes
+            assert "somebody else has to" in max(outcomes)
+            nodes[1].decide(asked.id, "carl", Verdict.APPROVE, may_decide=True)
+            nodes[1].set_auditors(name, ["ann"], "carl")
+            standing = nodes[0].standing(name, "ann")
+            assert standing.auditors == {"ann"}
+            assert [one.covers(now) for one in standing.requests] == [True]

@@ -18,6 +18,7 @@ from proxyd.config import Config, load
 from proxyd.engine import Core
 from proxyd.errors import Denied, Dropped, RecordingFailed, TargetError
 from proxyd.gate import RESTORED, REVOKED, Gate, Settled
+from proxyd.governance.notices import Event, Notice
 from proxyd.recorder.catalog import Catalog
 from proxyd.recorder.keys import load_signer
 from proxyd.recorder.ledger import Ledger
@@ -245,6 +246,19 @@ async def test_findings_are_counted_and_recorded(settings: Config) -> None:
             "text": "web1 negotiated the weak algorithm hmac-sha1.",
         }
     ]
+
+
+async def test_critical_findings_are_told_and_no_others(settings: Config) -> None:
+    told: list[Notice] = []
+    async with core_of(settings) as core:
+        core.tell = told.append
+        async with opened(core, LOGIN, permit_of(core), "ssh") as session:
+            session.finding("weak-algorithm", "high", "an old algorithm")
+            session.finding("host-key-changed", "critical", "web1 showed another key")
+    (notice,) = told
+    assert (notice.event, notice.session, notice.people) == (Event.FINDING, session.id, ())
+    assert notice.details["finding"] == "web1 showed another key"
+    assert session.user in notice.title
 
 
 async def test_pressure_of_the_tape_holds_the_conduit(settings: Config) -> None:

@@ -20,12 +20,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from structlog.testing import capture_logs
 
 from proxyd.archive import Archive
-from proxyd.config import Index, Operator, Review
+from proxyd.config import Index, Notify, Operator, Review
 from proxyd.control.client import ANSWER_LIMIT, Client, Frames, pack_frame
 from proxyd.control.server import ControlServer
 from proxyd.errors import ConfigError, Denied
 from proxyd.exports import Exports
 from proxyd.indexing.pool import Indexer
+from proxyd.notifications import Notifier
 from proxyd.recorder.catalog import Catalog
 from proxyd.recorder.jobs import Jobs
 from proxyd.recorder.keys import Signer
@@ -157,7 +158,9 @@ class Played:
             retention=[],
             export=SimpleNamespace(directory=base / "exports", jobs=1),
             review=Review(),
+            notify=Notify(),
         )
+        self.notifier = Notifier(self.config.notify, lambda: self.config)
         self.operate_as("System Administrator")
 
     @functools.cached_property
