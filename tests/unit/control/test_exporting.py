@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -395,6 +397,43 @@ def test_what_is_cancelled_at_work_leaves_nothing(
     canceller.join()
     assert state(background, jobs[0]) == "cancelled"
     assert [path for path in tmp_path.iterdir() if "x.cast" in path.name] == []
+
+
+@pytest.mark.parametrize("how", ["killed", "cancelled"])
+def test_a_film_in_the_background_that_is_ended_while_it_waits_leaves_no_file(
+    how: str, apart: Any, ctl: Any, at_work: Any, background: Any, tmp_path: Path
+) -> None:
+    held, _ = at_work()
+    assert frame(held)["go"]
+    target = tmp_path / "x.webm"
+    job = json.loads(
+        apart("--json", "export", "1a2b", "--format", "webm", "--background", "-o", str(target)).stdout
+    )
+    assert state(background, job["export"]) == "queued"
+    (worker,) = workers(target)
+    if how == "killed":
+        os.kill(worker, signal.SIGKILL)
+        eventually("the job has failed", lambda: state(background, job["export"]) == "failed")
+    else:
+        ctl("exports", "cancel", job["export"][:8])
+        assert state(background, job["export"]) == "cancelled"
+    eventually("its process has ended", lambda: not workers(target))
+    background.client.call(
+        "export-end", job=next(iter(set(listed(background)) - {job["export"]})), error="over"
+    )
+    assert "end" in frame(held)
+    assert list(tmp_path.glob("*x.webm*")) == []
+
+
+def workers(target: Path) -> list[int]:
+    """Processes that were told to make this file, by what their command lines say."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if str(target).encode() in words and b"--detached" in words:
+                found.append(int(process.name))
+    return found
 
 
 def test_no_room_for_the_manifest_is_no_file(
