@@ -1,4 +1,4 @@
-"""The page of one session, and its logs (mission M5, M10, M11)."""
+"""The page of one session, and its logs (mission M5, M10, M11); of its exports what there is and how far (M13)."""
 
 from __future__ import annotations
 
@@ -37,9 +37,11 @@ async def show(visit: Visit) -> Response:
     """Show everything known of a session."""
     answer = await visit.call("show", session=visit.session)
     session = shown(answer["session"])
+    exports = await visit.call("exports", session=session["id"])
     return visit.page(
         "session.html",
         session=session,
+        exports=exports["exports"],
         found=answer["found"],
         views=list(reversed(answer["views"])),
         block=answer["block"],

@@ -257,6 +257,18 @@ def test_session_video_player_with_heat_map_and_keystroke_log(console_lab, short
     assert {(view["who"], view["kind"]) for view in views} == {(ADMIN, "replay"), (ADMIN, "log")}
 
 
+@pytest.mark.mission("M13")
+def test_session_video_lists_what_was_exported(console_lab, short):
+    """Session video, "Video of session": size, time and format of what was made; the file is fetched by proxyctl."""
+    session = ended_session(console_lab, short, "echo shown; sleep 1")
+    console_lab.lab.proxyd.ctl("export", session, "-o", str(short / "x.cast"))
+    with console_lab.page() as page:
+        page.goto(f"{console_lab.console.url}/sessions/{session}")
+        section = page.locator("section", has=page.get_by_role("heading", name="Video of session"))
+        for text in ("done", "cast", " B", " s"):
+            expect(section).to_contain_text(text)
+
+
 @pytest.mark.mission("M6")
 def test_session_video_is_for_those_with_the_permission(console_lab, short):
     session = ended_session(console_lab, short, "echo secret")
