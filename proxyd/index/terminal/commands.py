@@ -228,6 +228,9 @@ class _Terminal:
 
     def _accepted(self, at_us: int, screen: ScreenModel, by: _By) -> list[Item]:
         """Take the line the editor has ended."""
+        if not (self._typing.waiting or self._ahead):
+            self._editing = False  # nobody has entered anything
+            return []
         left = self._captured if screen.at[0] == 0 else None
         reading = left or self._read(screen)
         self._left = -1 if left else screen.at[1]

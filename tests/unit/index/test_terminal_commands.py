@@ -213,6 +213,13 @@ def test_full_screen_programs_are_told_no_lines() -> None:
     assert "secret words" not in found.typed
 
 
+def test_what_nobody_entered_is_no_command() -> None:
+    assert told([b">\x1b[?2004h$ rm -rf /\x1b[?2004l\r\n\x1b[?2004h$ ", b"<ls", b">ls\x1b[?2004l\r\n"]) == (
+        [],
+        [],
+    )
+
+
 def test_lines_without_a_prompt_are_told_as_they_were_typed() -> None:
     keys = [
         b"<l", b">l", b"<x", b">x", b"<\x7f", b">\x08\x1b[K", b"<s", b">s", b"<\r", b">\r\nfile\r\n$ ", b"<a\rb\r", b">a\r\nb\r\n",
