@@ -29,7 +29,7 @@ from proxyd.search.texts import Text, Texts
 from proxyd.search.words import About, SearchIndex, Wanted
 
 HOURS, HOURS_QUICK = 1000, 50
-SEARCHES, SEARCHES_QUICK = 4000, 800
+SEARCHES, SEARCHES_QUICK = 2000, 800
 SHELLS, DATABASES = 0.6, 0.3  # of the hours; the rest is desktops
 SESSION_S = 1200
 COMMAND_S, LINES, STATEMENT_S, TYPED_S = 30, 12, 4, 15

@@ -50,6 +50,7 @@ _EPOCH: Final = 1_577_836_800  # 2020-01-01: sessions' numbers count seconds fro
 _SECONDS: Final = (1 << 31) - 2  # in the year 2088
 _BUSY: Final = 1 << 16  # of these numbers are left at the end for sessions that began in the same second
 _ROWS: Final = 32  # bits of a row's number that count the texts of its session
+LEARNED: Final = 100  # sessions that are looked up at once
 LEAP: Final = 500  # rows that are passed over before a search is begun anew behind them, which costs as much
 CACHE_KIB: Final = 32 << 10  # of pages a reader keeps, so that it need not decrypt them again
 _PROBE: Final = 64  # rows, then the time is looked at
@@ -69,9 +70,10 @@ PRAGMA user_version = {VERSION};
 
 _WANTED: Final = """
 SELECT number, id, protocol, user, target, login, began FROM sessions
-    WHERE number BETWEEN :first AND :last AND state <> :gone
+    WHERE number >= :first AND state <> :gone
     AND user GLOB :user AND target GLOB :target AND protocol GLOB :protocol
-    AND (:since IS NULL OR ended >= :since) AND (:until IS NULL OR began <= :until) ORDER BY number
+    AND (:since IS NULL OR ended >= :since) AND (:until IS NULL OR began <= :until)
+    ORDER BY number LIMIT :count
 """
 
 
@@ -370,14 +372,16 @@ class _Search:
             "since": wanted.since,
             "until": wanted.until,
         }
+        self._known: dict[int, About] = {}  # the sessions that are wanted, of those up to `_known_to`
+        self._known_to = -1
         self._hits: list[Hit] = []
         self._more = False
 
     def found(self) -> Found:
         """Give the hits."""
         begin: int | None = 0
-        while begin is not None and (session := self._first(begin)) is not None:
-            begin = self._read(session[0])
+        while begin is not None and (number := self._first(begin)) is not None:
+            begin = self._read(number)
         return Found(self._hits[: self._wanted.limit], self._more or self._full)
 
     @property
@@ -426,18 +430,27 @@ class _Search:
         return None if early or late else hit
 
     def _session(self, number: int) -> About | None:
-        """Give a session, if it is wanted and may be seen."""
-        found = self._first(number, number)
-        return found[1] if found else None
+        """Give a session, if it is wanted and may be seen; numbers come in order."""
+        if number > self._known_to:
+            self._learn(number)
+        about = self._known.get(number)
+        return about if about and self._may_see(about) else None
 
-    def _first(self, first: int, last: int = _SECONDS) -> tuple[int, About] | None:
-        """Give the first of these sessions that is wanted and may be seen."""
-        with closing(self._reader.cursor()) as cursor:
-            for number, *fields in cursor.execute(_WANTED, self._asked | {"first": first, "last": last}):
-                about = About(*fields)
-                if self._may_see(about):
-                    return number, about
-        return None
+    def _first(self, number: int) -> int | None:
+        """Give the first session from this number on that is wanted and may be seen."""
+        while True:
+            for found, about in self._known.items():
+                if found >= number and self._may_see(about):
+                    return found
+            if self._known_to == _SECONDS:
+                return None
+            self._learn(max(number, self._known_to + 1))
+
+    def _learn(self, first: int) -> None:
+        """Learn which the next sessions are that are wanted."""
+        rows = list(self._reader.execute(_WANTED, self._asked | {"first": first, "count": LEARNED}))
+        self._known = {number: About(*fields) for number, *fields in rows}
+        self._known_to = rows[-1][0] if len(rows) == LEARNED else _SECONDS
 
 
 def _glob(text: str) -> str:

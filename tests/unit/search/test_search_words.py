@@ -189,6 +189,8 @@ def test_texts_are_numbered_by_their_session_and_hostile_items_are_none() -> Non
         Item(Derived.TYPED, 4, [False]),
         Item(Derived.TEXT, 4, ["screen", "  "]),
         Item(Derived.TEXT, 5, ["finding", "weak\nkey"]),
+        Item(Derived.TYPED, 5, [False, "", 1]),
+        Item(Derived.TYPED, 5, [False, "whoami", 1]),
         Item(Derived.TEXT, 6, ["screen", "one\n\ntwo"]),
     ]
     texts = Texts()
@@ -197,9 +199,10 @@ def test_texts_are_numbered_by_their_session_and_hostile_items_are_none() -> Non
         Text(0, 1, "keys", "ls‹Enter›"),
         Text(1, 3, "sql", "SELECT 1"),
         Text(2, 5, "findings", "weak\nkey"),
-        Text(3, 6, "screen", "one"),
-        Text(4, 6, "screen", ""),
-        Text(5, 6, "screen", "two"),
+        Text(3, 5, "keys", "whoami"),
+        Text(4, 6, "screen", "one"),
+        Text(5, 6, "screen", ""),
+        Text(6, 6, "screen", "two"),
     ]
 
 
