@@ -122,6 +122,7 @@ def screenshot(
     """
     from proxyd.cli_decoder import draw, require
     from proxyd.cli_derive import draw_from
+    from proxyd.cli_reading import moment_us
 
     require()
     if target.exists() and not force:
@@ -134,7 +135,10 @@ def screenshot(
     at_us = when.within(row) if when else None
     if at_us is None and not row["ended_at"] and _shot_live(run, row, target):
         return
-    recording, answer, _ = open_recording(run, "replay", session, identity)
+    shown_us = moment_us(row, at_us)
+    recording, answer, _ = open_recording(
+        run, "replay", session, identity, first_us=shown_us, last_us=shown_us
+    )
     keyframe = keyframe_of(run, recording, at_us)
     if keyframe is None:
         drawn = draw(_until(recording.records(), at_us))

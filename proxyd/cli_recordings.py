@@ -30,6 +30,7 @@ from proxyd.errors import ConfigError, ProxydError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+    from proxyd.cli_reading import Pieces
     from proxyd.control.client import Client
     from proxyd.recorder.record import Record
     from proxyd.recorder.replay import Recording
@@ -76,10 +77,14 @@ class Opened(NamedTuple):
     identity: Path
 
 
-def open_recording(run: Run, command: str, session: str, identity: Path | None) -> Opened:
-    """Ask the daemon (Rule 1), then open the recording. Raises ControlError, ConfigError, FormatError."""
+def open_recording(
+    run: Run, kind: str, session: str, identity: Path | None, *, first_us: int = 0, last_us: int | None = None
+) -> Opened:
+    """Ask the daemon for a piece (Rule 1), then open the recording. Raises ControlError, ConfigError, FormatError."""
+    from proxyd.cli_reading import ask_to_read
+
     key = identity_of(run, identity)
-    return opened(run, run.call(command, session=session), key)
+    return opened(run, ask_to_read(run, kind, session, first_us, last_us), key)
 
 
 def opened(run: Run, answer: dict[str, Any], identity: Path) -> Opened:
@@ -248,35 +253,38 @@ def replay(
     q leaves. Into a pipe goes the raw output, at once; with --json every record, one a line.
     """
     from proxyd.cli_queries import scene_of, view_of
+    from proxyd.cli_reading import PIECE_US, Pieces
     from proxyd.cli_view import Pace, Player, replay_plainly
     from proxyd.terminal import showing
 
     _check_options(run, session, {"--channel": channel is not None}, "jsonl" if run.output.json else "")
-    recording, answer, key = open_recording(run, "replay", session, identity)
+    found = open_recording(run, "replay", session, identity, first_us=start_us, last_us=start_us + PIECE_US)
+    recording, answer, key = found
+    pieces = Pieces(run, recording, answer, start_us)
     growing = follow and answer["session"]["state"] == "live"
-    more = _follower(recording.path, key) if growing else None
+    more = _follower(recording.path, key, pieces) if growing else None
     if run.output.json:
-        print_records(_followed(recording.records(start_us), more))
+        print_records(_followed(pieces.records(start_us), more))
     else:
         pace = Pace(speed, None if skip_idle is None else round(skip_idle * 1e6), start_us)
         with showing() as screen:
             if screen is None:
                 scene = scene_of(answer["session"], channel)
-                replay_plainly(_followed(recording.records(start_us), more), scene, sys.stdout.buffer)
+                replay_plainly(_followed(pieces.records(start_us), more), scene, sys.stdout.buffer)
             else:
                 view = view_of(run.output, channel)(screen, answer["session"], who(answer["session"]))
-                Player(recording.records, view, pace, recording.duration_us, more).play()
+                Player(pieces.records, view, pace, recording.duration_us, more).play()
     if answer["session"]["state"] != "live":
         warn_of_damage(run, recording)
 
 
-def _follower(path: Path, identity: Path) -> Callable[[int, int], Iterator[Record]]:
+def _follower(path: Path, identity: Path, pieces: Pieces) -> Callable[[int, int], Iterator[Record]]:
     """Give what reads the records after a seq and its time, as far as they are on disk by then."""
     from proxyd.recorder.replay import Recording
 
     def more(after_seq: int, at_us: int) -> Iterator[Record]:
         grown = Recording.open(path, identity).records(at_us)
-        return (record for record in grown if record.seq > after_seq)
+        return pieces.allowed(record for record in grown if record.seq > after_seq)
 
     return more
 

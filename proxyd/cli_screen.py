@@ -54,13 +54,18 @@ def screen(
     A TIME like 1:23 is counted from the session's beginning; a time of day needs its date. Of a live session there is
     what is on disk, a quarter of a second ago. A file is for your eyes only (0600).
     """
+    from proxyd.cli_reading import moment_us
+
     form = _form(run, form, target)
     if target is not None and target.exists() and not force:
         raise ProxydError(f"{target} exists: add --force to replace it")
     row = run.call("show", session=session)["session"]
     _refuse_others(row)
     at_us = when.within(row) if when else None
-    recording, answer, _ = open_recording(run, "replay", session, identity)
+    shown_us = moment_us(row, at_us)
+    recording, answer, _ = open_recording(
+        run, "replay", session, identity, first_us=shown_us, last_us=shown_us
+    )
     printed = _printed(run, recording, at_us, channel)
     if printed.page is None:
         raise FormatError(_nothing(printed, channel))

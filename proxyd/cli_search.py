@@ -124,10 +124,12 @@ def _texts(run: Run, answer: Mapping[str, Any], key: Path) -> dict[tuple[str, in
 
     texts: dict[tuple[str, int], str] = {}
     ended = [hit for hit in answer["hits"] if not hit["live"]]
-    for session, hits in itertools.groupby(ended, key=itemgetter("session")):
-        numbers = {hit["number"] for hit in hits}
+    for session, group in itertools.groupby(ended, key=itemgetter("session")):
+        hits = list(group)
+        numbers, moments = {hit["number"] for hit in hits}, [hit["at_us"] for hit in hits]
+        span = {"first_us": min(moments), "last_us": max(moments)}
         try:
-            found = read(open_recording(run, "quote", session, key).recording.sidecar(), numbers)
+            found = read(open_recording(run, "search", session, key, **span).recording.sidecar(), numbers)
         except FormatError as error:
             run.output.remark(
                 f"{session[:ID_SHOWN]}: {error}; proxyd index {session[:ID_SHOWN]} makes it anew"

@@ -16,7 +16,7 @@ import trio
 from click.testing import CliRunner, Result
 
 from proxyd import cli, setup
-from proxyd.config import load
+from proxyd.config import Review, load
 from proxyd.recorder.catalog import Catalog
 from proxyd.recorder.keys import load_signer
 from proxyd.recorder.ledger import Ledger
@@ -138,6 +138,31 @@ def test_replay_into_a_pipe_is_the_raw_output(ctl: Any) -> None:
     records = [json.loads(line) for line in ctl("--json", "replay", "1a2b").stdout.splitlines()]
     assert len(records) == len(SHELL) + 2  # META before, END behind
     assert records[-1]["kind"] == "end"
+
+
+@pytest.mark.mission("M6", "M9")
+def test_a_replay_asks_for_each_piece_and_ends_where_it_may_not_go_on(
+    ctl: Any, played: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxyd.cli_reading.PIECE_US", 1)  # each moment is a piece
+    whole = ctl("--json", "replay", "1a2b").stdout.splitlines()
+    views = played.ledger.viewers(SESSION_ID)
+    assert len(views) > 3
+    assert {entry.fields["kind"] for entry in views} == {"replay"}
+    append = played.ledger.append
+
+    def until_three(kind: str, /, **fields: Any) -> Any:
+        if len(played.ledger.viewers(SESSION_ID)) == len(views) + 2:
+            played.config.review = Review(approval=True)
+        return append(kind, **fields)
+
+    monkeypatch.setattr(played.ledger, "append", until_three)
+    done = ctl("--json", "replay", "1a2b", status=1)
+    assert "with approval only" in done.stderr
+    *shown, _error = done.stdout.splitlines()
+    assert 0 < len(shown) < len(whole)
+    assert shown == whole[: len(shown)]
+    assert len(played.ledger.viewers(SESSION_ID)) == len(views) + 3
 
 
 @pytest.mark.mission("M6")
