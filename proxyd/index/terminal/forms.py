@@ -16,10 +16,10 @@ from proxyd.index.terminal.painting import Sheet, colours_of
 from proxyd.page import DEFAULT, DIRECT, PLAIN, Attribute, Page, Run, Style
 
 CELL_WIDTH, CELL_HEIGHT, LETTERS = (
-    8.4,
+    8,
     17,
-    14,
-)  # of SVG, in its units: monospaced letters are 0.6 of their size wide
+    13.3,
+)  # of SVG: letters are 0.6 of their size wide; whole pixels leave no seams
 BASELINE: Final = 13
 _SGR: Final = (
     (Attribute.BOLD, "1"),
@@ -53,7 +53,7 @@ def svg(page: Page) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}">',
         f"<title>{_safe(page.title)}</title>" if page.title else "",
         f'<rect width="100%" height="100%" fill="{_hex(paper)}"/>',
-        f'<g font-family="DejaVu Sans Mono, Menlo, Consolas, monospace" font-size="{LETTERS}" xml:space="preserve">',
+        f'<g font-family="DejaVu Sans Mono, Menlo, Consolas, monospace" font-size="{LETTERS}" shape-rendering="crispEdges">',
     ]
     for row, line in enumerate(page.lines):
         for run in line:
@@ -136,7 +136,7 @@ def _drawn(page: Page, run: Run, top: int) -> Iterator[str]:
     marks += ' font-style="italic"' if style.attributes & Attribute.ITALIC else ""
     marks += f" text-decoration={quoteattr(decoration)}" if decoration else ""
     place = f'x="{left:g}" y="{top + BASELINE}" textLength="{width:g}" fill="{_hex(ink)}"'
-    yield f"<text {place}{marks}>{_safe(run.text)}</text>"
+    yield f'<text {place}{marks} xml:space="preserve">{_safe(run.text)}</text>'  # browsers read it here alone
 
 
 def _hex(colour: tuple[int, int, int]) -> str:

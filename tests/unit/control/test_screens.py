@@ -141,7 +141,8 @@ def test_an_index_is_made_anew_with_equal_content(recorded: Path) -> None:
     first = list(indexed(recorded).items())
     path_of(recording(recorded).path).unlink()
     assert list(indexed(recorded).items()) == first
-    assert [item.body for item in first if item.kind == Derived.TEXT] == [
+    texts = [item.body for item in first if item.kind == Derived.TEXT and item.body[0] in ("title", "screen")]
+    assert texts == [
         ["title", "db1: <root>"],
         ["screen", "$ red & <b> blue 字 !"],
         ["screen", "last"],
@@ -161,6 +162,7 @@ def test_it_is_written_with_colours_as_svg_and_as_png(ctl: Any, recorded: Path, 
     assert stat.S_IMODE(svg.stat().st_mode) == 0o600
     texts = ["".join(one.itertext()) for one in ET.parse(svg).iter() if one.tag.endswith("}text")]
     assert texts == ["$ ", "red & <b>", "blue", "字", " \ufffd", "!"]
+    assert svg.read_text().count('xml:space="preserve"') == len(texts)  # browsers keep blanks of no others
     assert "add --force" in ctl("screen", "5c5c", "-o", str(svg), status=1).stderr
 
     png = tmp_path / "x.png"
