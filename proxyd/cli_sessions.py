@@ -159,6 +159,8 @@ def _facts_of(answer: Mapping[str, Any], output: Output) -> list[tuple[str, str]
         facts.append(
             ("Blocked", f"by {block['by']} on {output.time(block['at'])}  {block['reason']}".rstrip())
         )
+    if auditors := answer.get("auditors"):
+        facts.append(("Auditors", ", ".join(auditors)))
     if hold := answer.get("hold"):
         facts.append(("Held", f"by {hold['by']} since {output.time(hold['at'])}: {hold['reason']}"))
     if row.get("purged_at"):

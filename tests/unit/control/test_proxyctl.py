@@ -20,6 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from proxyd import cli
+from proxyd.config import Review, User
 from proxyd.control.client import Client, Code, ControlError
 from proxyd.recorder.record import Kind
 
@@ -392,3 +393,33 @@ def test_a_reader_who_goes_is_no_error(played: Any, background: Any) -> None:
         shell=True, capture_output=True, check=False, timeout=20,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.mission("M8", "M9")
+def test_auditors_and_requests_from_the_terminal(played: Any, ctl: Any) -> None:
+    played.end(played.begin())
+    played.config.users = {name: User(name=name, roles=["PAM Administrator"]) for name in ("ann", "carl")}
+    played.config.users["eve"] = User(name="eve")
+    played.config.review = Review(approval=True, reasons=["audit"])
+    assert ctl("auditors", "1a2b").stdout == "Auditors of 1a2b3c4d: whoever has the permission.\n"
+    done = ctl("auditors", "1a2b", "--set", "carl, ann,eve")
+    assert done.stdout == "Auditors of 1a2b3c4d: ann, carl, eve.\n"
+    assert "eve has no role that lets them see a session" in done.stderr
+    assert "Auditors       ann, carl, eve" in ctl("show", "1a2b").stdout
+    played.operate_as("PAM Administrator", name="root", user="ann")
+    asked = ctl("request", "1a2b", "--justification", "a complaint", "--reason", "audit", "--until", "4h")
+    assert "waits until another user has approved it" in asked.stdout
+    name = json.loads(ctl("requests", "--json").stdout)["requests"][0]["id"]
+    assert "nobody decides on their own request" in ctl("approve", name).stderr
+    played.operate_as("PAM Administrator", name="root2", user="carl")
+    assert ctl("approve", name[:8], "--comment", "go on").stdout.startswith(
+        f"Approved: request {name[:8]} of ann"
+    )
+    heading, row = ctl("requests", "--status", "approved").stdout.splitlines()
+    assert heading.split()[:4] == ["ID", "STATUS", "USER", "SESSION"]
+    assert row.split()[:4] == [name[:8], "approved", "ann", "1a2b3c4d"]
+    assert "approved by carl" in row
+    assert "is approved already" in ctl("deny", name).stderr
+    assert ctl("revoke", name).stdout.startswith("Revoked: ")
+    assert ctl("views", "1a2b").stdout == "Nobody saw it.\n"
+    assert ctl("request", "1a2b", "--justification", "x", "--until", "soon").exit_code == 2
