@@ -2,7 +2,8 @@
 
 Rule 1: it is a client of the control socket and nothing more: whatever happens to it, no session notices.
 Rule 2: TLS 1.2 or 1.3 only, HTTP/1.1 only; what a browser sends is bounded before anything reads it.
-Rule 3: SIGHUP reads the configuration again: users, their factors, admission. SIGTERM ends it.
+Rule 3: a connection's fault is its own: nothing a browser does, or a library makes of it, ends the process.
+Rule 4: SIGHUP reads the configuration again: users, their factors, admission. SIGTERM ends it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any, Final
 
 import trio
 from anycorn import Config as ServerConfig
+from anycorn import run as server_run
 from anycorn import serve
+from anycorn.tcp_server import tcp_server_handler
 
 from proxyd import config as configuration
 from proxyd import log
@@ -80,6 +83,22 @@ class _Server(ServerConfig):
         return context
 
 
+def _walled(*of_server: Any) -> Any:
+    """Make anycorn's handler of connections, with a firewall around each.
+
+    Without it one ends them all: 0.20.1 closes an idle connection whose browser has gone, and lets ClosedResourceError out.
+    """
+    handler = tcp_server_handler(*of_server)
+
+    async def connection(stream: Any) -> None:
+        try:
+            await handler(stream)
+        except Exception as error:  # noqa: BLE001  one browser's trouble is nobody else's
+            _log.info("a connection broke", error=type(error).__name__)
+
+    return connection
+
+
 def run(path: Path) -> None:
     """Serve the console until SIGTERM or Ctrl-C. Raises ConfigError."""
     config = configuration.load(path)
@@ -101,6 +120,7 @@ async def _run(config: Config, settings: Console) -> None:
         app: Any = application(site, hosts := _hosts(settings, host, port))
         async with trio.open_nursery() as nursery:
             ended = trio.Event()
+            server_run.tcp_server_handler = _walled  # type: ignore[attr-defined,assignment]  # it has no other place
             await nursery.start(_signals, config.path, site, ended)
             await nursery.start(
                 lambda task_status: serve(app, server, shutdown_trigger=ended.wait, task_status=task_status)
