@@ -15,6 +15,8 @@ from typing import Any
 # and isolates (Unicode 3.12 to 4.3 of UAX 9); the byte order mark, which shows as nothing.
 UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
+UNSEEN = "(not shown on the screen)"  # stands for a line that was typed while the echo was off
+
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 

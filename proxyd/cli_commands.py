@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
+from proxyd.characters import UNSEEN
 from proxyd.cli_decoder import Undecoded
 from proxyd.cli_derive import Decoder
 from proxyd.cli_log import LEAST_DETAILS, Entry, Log, entries
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from proxyd.recorder.replay import Recording
 
 PROTOCOL: Final = "ssh"  # of sessions that have terminals
-UNSEEN: Final = "(not shown on the screen)"
 _NEW_LINE: Final = " \N{DOWNWARDS ARROW WITH CORNER LEFTWARDS} "  # in a command of several lines
 
 

@@ -54,10 +54,6 @@ def _choose(
         raise click.UsageError(
             f"{chosen} of a desktop is all of the session: it has no channels and no --input"
         )
-    if chosen in FILMS and row["protocol"] != DESKTOP and given["--input"]:
-        raise click.UsageError(
-            f"films of terminals have no --input: proxyctl log {row['id'][:ID_SHOWN]} has what was typed"
-        )
     if background and target is None:
         target = run.config().export.directory / row["id"] / f"{token_hex(NAME_BYTES)}.{chosen}"
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

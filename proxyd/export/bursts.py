@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from typing import Final
 
 from proxyd.characters import visible
-from proxyd.export.shot import Caption
+from proxyd.export.shot import SHOWN_US, Caption
 from proxyd.index.rdp.keys import Keys, Keystroke
 from proxyd.index.rdp.typed import lines
 from proxyd.recorder.record import Record
 
 BURST_US: Final = 1_500_000  # what is typed within that is read at once
-SHOWN_US: Final = 2_500_000  # how long a caption stands, unless another follows
 REFUSED: Final = "(blocked) "
 
 

@@ -150,7 +150,7 @@ def source_of(task: Task) -> Source:
         return Desktop()
     from proxyd.export.terminal import Terminal  # noqa: PLC0415 - needs the emulator of terminals
 
-    return Terminal(task.channel)
+    return Terminal(task.channel, keys=task.keys)
 
 
 def replay(answers: Answers, task: Task, given: Iterable[Record]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ RATE: Final = 25  # pictures a second: what people see as moving
 STEP_US: Final = 1_000_000 // RATE
 SETTLE_US: Final = 10_000
 """How long a picture waits for what is painted with it: servers send a screen in dozens of messages."""
+SHOWN_US: Final = 2_500_000  # how long a caption stands, unless another follows
 PIXEL: Final = 4  # bytes: B, G, R and one of no meaning
 
 

@@ -3,7 +3,8 @@
 Rule 1: a picture shows all that had come by its time, and nothing that came later; what changes in between is in the next.
 Rule 2: letters are as large as fits a film of WIDTH x HEIGHT; a terminal that changes its size gets other letters, the film
         stays. Only one with more cells than that has pixels makes it larger.
-Rule 3: a picture is valid until the next record goes in: its pixels are this module's own, painted over by the next.
+Rule 3: captions are the lines the command log reads off the screen: what had no echo is not in them.
+Rule 4: a picture is valid until the next record goes in: its pixels are this module's own, painted over by the next.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from proxyd.export.shot import PIXEL, SETTLE_US, Caption, Shot
+from proxyd.characters import UNSEEN, visible
+from proxyd.export.shot import PIXEL, SETTLE_US, SHOWN_US, Caption, Shot
 from proxyd.index.area import Area
 from proxyd.index.sound import Sound
+from proxyd.index.terminal.commands import Commands
 from proxyd.index.terminal.painting import Sheet, fitting
 from proxyd.index.terminal.screen import ScreenModel
 from proxyd.index.terminal.terminals import Terminals
 from proxyd.recorder.record import Kind, Record
+from proxyd.recorder.sidecar import Derived, Item
 
 WIDTH, HEIGHT = 1280, 720
 RATE: Final = 10  # pictures a second: nobody reads faster, and each costs an encoder a frame
@@ -28,13 +32,18 @@ _SHOWS: Final = frozenset(
 
 
 class Terminal:
-    """A session's terminal as far as its records were fed: that of `channel`, else the one the session has."""
+    """A session's terminal as far as its records were fed: that of `channel`, else the one the session has.
+
+    `keys`: with captions.
+    """
 
     least = (WIDTH, HEIGHT)
     sound = False
 
-    def __init__(self, channel: int | None = None) -> None:
+    def __init__(self, channel: int | None = None, *, keys: bool = False) -> None:
         self._terminals = Terminals()
+        self._commands = Commands() if keys else None
+        self._items: list[Item] = []  # read since captions were last asked for
         self._channel = channel
         self._screen: ScreenModel | None = None  # the one that is painted
         self._size = (0, 0)
@@ -49,15 +58,17 @@ class Terminal:
         return self._terminals.faults
 
     def feed(self, record: Record) -> Iterator[Shot]:
-        """Take the next record; gives the picture that was due before it (rule 3)."""
+        """Take the next record; gives the picture that was due before it (rule 4)."""
         if self._due_us is not None and self._due_us < record.at_us:
             yield from self._shot(self._due_us)
-        self._terminals.feed(record)
+        self._show(record)
         if self._due_us is None and record.kind in _SHOWS:
             self._due_us = max(record.at_us + SETTLE_US, self._next_us)
 
     def end(self, at_us: int) -> Iterator[Shot]:
         """Give the last picture, at the session's end."""
+        if self._commands is not None:
+            self._items += self._commands.end(at_us)
         if self._due_us is not None:
             yield from self._shot(max(0, min(self._due_us, at_us - STEP_US)))
 
@@ -66,12 +77,25 @@ class Terminal:
         return []
 
     def typed(self, _record: Record) -> Iterator[Caption]:
-        """Give nothing."""
-        yield from ()
+        """Give the lines that were entered by now."""
+        return self.typed_last()
 
     def typed_last(self) -> Iterator[Caption]:
-        """Give nothing."""
-        yield from ()
+        """Give the lines that were entered and not yet given."""
+        items, self._items = self._items, []
+        for item in items:
+            if item.kind == Derived.TYPED and self._channel in (None, item.body[2]):
+                yield Caption(item.at_us, item.at_us + SHOWN_US, visible(item.body[1]) or UNSEEN)
+
+    def _show(self, record: Record) -> None:
+        """Take a record to the screen, and read what was entered off it."""
+        if self._commands is None:
+            self._terminals.feed(record)
+            return
+        self._items += self._commands.feed(record, self._terminals.screens.get(record.channel))
+        if fed := self._terminals.take(record):
+            for piece in self._commands.pieces(fed, record.at_us, self._items):
+                fed.screen.feed(piece)
 
     def _shot(self, at_us: int) -> Iterator[Shot]:
         self._due_us = None

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageChops
 from unit.index.test_terminal_derived import Tape
 
+from proxyd.characters import UNSEEN
 from proxyd.cli_app import Run
 from proxyd.cli_film import make
 from proxyd.cli_output import Output
@@ -91,10 +92,24 @@ def at_work(seconds: int = 60) -> Tape:
     return tape.add(Kind.END, {"reason": "closed", "by": "", "error": ""}, 0, 700_000)
 
 
-def made(path: Path, records: list[Record], form: str = "webm", channel: int | None = None) -> Made:
+def made(
+    path: Path, records: list[Record], form: str = "webm", channel: int | None = None, *, keys: bool = False
+) -> Made:
     lasted_us = records[-1].at_us
     recording: Any = SimpleNamespace(records=lambda: iter(records), duration_us=lasted_us, started_at=1.0)
-    return make(Run(Output("proxyctl")), recording, Task(form, "ssh", lasted_us, 1000, channel=channel), path)
+    task = Task(form, "ssh", lasted_us, 1000, keys=keys, channel=channel)
+    return make(Run(Output("proxyctl")), recording, task, path)
+
+
+def in_bash(channel: int = 1) -> Tape:
+    """A command with a correction, and a password that bash reads without an echo."""
+    tape = Tape().pty(channel)
+    for line in (
+        b">\x1b[?2004hbash-5.2# ", b"<ech", b">ech", b"<o x\x7fy", b">o x\x08\x1b[Ky", b"<\r", b">\r\n\x1b[?2004l\ry\r\n",
+        b">\x1b[?2004hbash-5.2# ", b"<read -s P\r", b">read -s P\r\n\x1b[?2004l\r", b"<hunter2\r", b">\x1b[?2004hbash-5.2# ",
+    ):  # fmt: skip
+        tape.add(Kind.INPUT if line[:1] == b"<" else Kind.OUTPUT, line[1:], channel, 300_000)
+    return tape.add(Kind.END, {"reason": "closed", "by": "", "error": ""}, 0, 3 * SECOND)
 
 
 # ---------------------------------------------------------------- pictures
@@ -194,3 +209,35 @@ def test_a_film_of_any_beginning_of_a_session(tmp_path: Path) -> None:
         made(tmp_path / "x", records[:length], "mp4")
         with av.open(tmp_path / "x") as film:
             assert film.duration / SECOND == pytest.approx(records[length - 1].at_us / SECOND, abs=0.15)
+
+
+# ---------------------------------------------------------------- what was typed
+
+
+@pytest.mark.parametrize("form", ["webm", "mp4"])
+def test_subtitles_are_the_lines_that_were_shown(tmp_path: Path, form: str) -> None:
+    made(tmp_path / "x", in_bash().records, form, keys=True)
+    with av.open(tmp_path / "x") as film:
+        cues = [(float(one.pts * one.time_base), bytes(one)) for one in film.demux(subtitles=0) if one.size]
+    typed = [(at_s, text) for at_s, text in cues if text.strip(b"\0 ")]
+    assert [text[2:] if form == "mp4" else text for _, text in typed] == [
+        b"echo y",
+        b"read -s P",
+        UNSEEN.encode(),
+    ]
+    assert b"hunter2" not in (tmp_path / "x").read_bytes()
+    assert [at_s for at_s, _ in typed] == sorted(at_s for at_s, _ in typed)
+
+
+def test_subtitles_are_of_the_channel_that_is_shown() -> None:
+    source = Terminal(2, keys=True)
+    records = in_bash(1).records
+    assert not [
+        one for record in records for _ in [list(source.feed(record))] for one in source.typed(record)
+    ]
+
+
+def test_a_film_without_keys_has_no_subtitles(tmp_path: Path) -> None:
+    made(tmp_path / "x", in_bash().records)
+    with av.open(tmp_path / "x") as film:
+        assert not film.streams.subtitles
