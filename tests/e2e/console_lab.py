@@ -86,16 +86,17 @@ def shot(page: Page, name: str) -> None:
         page.screenshot(path=Path(SHOTS) / f"{name}.png")
 
 
-@pytest.fixture(scope="session")
-def console_lab(shared: Path) -> Iterator[ConsoleLab]:
-    """The console all tests of a worker share."""
+@pytest.fixture(scope="module")
+def console_lab(shared: Path, request: pytest.FixtureRequest) -> Iterator[ConsoleLab]:
+    """The console all tests of a file share; the browser's event loop is gone before tests that have one of their own."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium IS MISSING: nothing shows that the console's pages work in a browser")
-    made = make_lab(shared / "console-lab")
+    name = request.module.__name__.rpartition(".")[2]
+    made = make_lab(shared / f"{name}-lab")
     with made.sshd:
         furnish(made)
-        console = Console(made.proxyd, shared / "console")
+        console = Console(made.proxyd, shared / name)
         console.person(ADMIN, "PAM Administrator")
         console.person(AUDITOR, "PAM Auditor")
         console.person(OPERATOR, "PAM Operator")

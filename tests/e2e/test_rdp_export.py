@@ -40,6 +40,7 @@ TONE_HZ, TONE_S = 440.0, 2.0
 CLOSE_HZ = 1.0
 IN_SYNC_S = 0.040
 DURATION_S = 0.1
+STILL_S = 0.3  # several pictures of a film
 LEAST_DB = 36.0  # colours at half the resolution cost a white and black terminal no more
 POINTER = 24  # pixels around where it points: films show it, displays in memory do not
 RED = (205, 0, 0)  # xterm's colour 41
@@ -95,12 +96,12 @@ def session(shared: Path) -> Iterator[Session]:
                     f"python3 mark.py {desktop.sound} tone; touch rung",
                 ):
                     client.screen.enter(line)
-                    picture = same(client.screen, desktop.screen)
+                    picture = still(client.screen, for_s=STILL_S)  # so the moment after it shows the same
                     seen.append((time.time() - row["started_at"], picture))
                 rung = desktop.home / "rung"
                 eventually("the tone has been played", rung.exists)
                 client.screen.enter("clear; echo last")
-                picture = same(client.screen, desktop.screen)
+                picture = still(client.screen, for_s=STILL_S)
                 seen.append((time.time() - row["started_at"], picture))
             proxyd.ended(row["id"])
             recording = proxyd.recording(row["id"])
