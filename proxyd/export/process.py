@@ -100,6 +100,8 @@ class Reel:
         for shot in self._source.end(at_us):
             self._picture(shot)
         if self._grown:
+            if self._film is not None:
+                self._film.leave()
             return {"again": list(self._size)}
         if self._film is not None:
             for caption in self._source.typed_last():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 from fractions import Fraction
@@ -109,6 +110,26 @@ def film_of(records: list[Record], end_us: int, form: str = "mp4", size: tuple[i
         film.picture(shot)
     film.end(end_us, list(chapters))
     return av.open(io.BytesIO(file.getvalue()))
+
+
+class Full(Written):
+    """A file that has no room."""
+
+    def write(self, data: Any, /) -> int:
+        if self.tell() + len(data) > 2000:
+            raise OSError(errno.ENOSPC, "no room")
+        return super().write(data)
+
+
+@pytest.mark.parametrize("form", ["webm", "mp4"])
+def test_what_writing_raises_is_raised_at_the_end_at_last(form: str) -> None:
+    film, desktop = Film(Full(), FORMS[form], (WIDTH, HEIGHT), sound=False, captions=False), Desktop()
+    changes = [painted(number * 100_000, (RED, BLUE)[number % 2]) for number in range(1, 60)]
+    with pytest.raises(OSError, match="no room"):
+        for one in [session(WIDTH, HEIGHT), *changes]:
+            for shot in desktop.feed(one):
+                film.picture(shot)
+        film.end(6_000_000, [])
 
 
 def colours(film: Any, *places: tuple[int, int]) -> list[tuple[float, list[tuple[int, ...]]]]:
