@@ -16,9 +16,11 @@ from typing import Any, Self
 import msgpack
 import pytest
 import trio
+from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from structlog.testing import capture_logs
 
+from proxyd import cli
 from proxyd.archive import Archive
 from proxyd.config import Index, Notify, Operator, Review
 from proxyd.control.client import ANSWER_LIMIT, Client, Frames, pack_frame
@@ -297,3 +299,17 @@ def background(played: Played) -> Iterator[Background]:
         running = Background(played)
         yield running
         running.close()
+
+
+@pytest.fixture
+def ctl(background: Background, recorded: Path) -> Any:
+    """proxyctl at that socket, with the configuration of what a test has `recorded`."""
+
+    def run(*words: str, status: int = 0) -> Result:
+        named = ["--config", str(recorded / "proxyd.toml"), "--socket", str(background.path), "--utc"]
+        done = CliRunner().invoke(cli.proxyctl, [*named, *words], prog_name="proxyctl")
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        assert done.exit_code == status, done.stderr
+        return done
+
+    return run

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from unit.control.test_desktops import BLUE, SESSION_ID, ctl, recorded, seen
+from unit.control.test_desktops import BLUE, SESSION_ID, recorded, seen
 from unit.index.tape import demand_active, fast, record, session, tile
 
 from proxyd import cli_film
@@ -38,7 +38,7 @@ from tests.peers.process import eventually
 av = pytest.importorskip("av", reason="what makes films is not installed")
 pytestmark = [pytest.mark.mission("M6", "M16"), pytest.mark.timeout(60)]
 
-__all__ = ["ctl", "recorded"]
+__all__ = ["recorded"]
 SECOND = 1_000_000
 
 

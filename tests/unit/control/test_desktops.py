@@ -9,20 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
-from click.testing import CliRunner, Result
 from PIL import Image
+from unit.control.made import record
 from unit.index.tape import demand_active, fast, keys, press, session, slow, tile
 
-from proxyd import cli, cli_decoder, setup
-from proxyd.config import load
+from proxyd import cli_decoder
 from proxyd.protocols.rdp.events import Mouse
 from proxyd.protocols.rdp.updates import build_bitmaps
-from proxyd.recorder.catalog import Catalog
-from proxyd.recorder.keys import load_signer
-from proxyd.recorder.ledger import Ledger
 from proxyd.recorder.record import Kind
-from proxyd.recorder.recorder import Recorder
 
 SESSION_ID = "7d7d7d7d" + "0" * 24
 META = {"id": SESSION_ID, "protocol": "rdp", "user": "alice", "user_ip": "192.0.2.7", "how": "nla", "target": "desk",
@@ -56,41 +50,7 @@ DESKTOP: tuple[tuple[Kind, Any], ...] = (
 @pytest.fixture
 def recorded(played: Any, tmp_path: Path) -> Path:
     """Record a session; give the directory `proxyd init` made for it."""
-    base = tmp_path / "made"
-    config = load(setup.initialise(base, ssh_port=0, metrics_port=0).config)
-    recording = config.recording
-    played.ledger.close()
-    played.catalog.close()
-    played.catalog = Catalog(recording.catalog)
-    played.ledger = Ledger(recording.ledger, load_signer(recording.signing_key), config.node)
-    played.config.recording = recording
-
-    async def record() -> None:
-        recorder = Recorder(recording, config.node, catalog=played.catalog, ledger=played.ledger)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(recorder.run)
-            tape = await recorder.open(
-                SESSION_ID, META, strict=True, on_pressure=lambda _: None, on_failure=lambda _: None
-            )
-            for kind, body in DESKTOP:
-                tape.add(kind, body)
-            await tape.seal("closed", by="", error="")
-            nursery.cancel_scope.cancel()
-
-    trio.run(record)
-    return base
-
-
-@pytest.fixture
-def ctl(background: Any, recorded: Path) -> Any:
-    def run(*words: str, status: int = 0) -> Result:
-        named = ["--config", str(recorded / "proxyd.toml"), "--socket", str(background.path), "--utc"]
-        done = CliRunner().invoke(cli.proxyctl, [*named, *words], prog_name="proxyctl")
-        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-        assert done.exit_code == status, done.stderr
-        return done
-
-    return run
+    return record(played, tmp_path / "made", META, DESKTOP)
 
 
 def seen(played: Any) -> list[str]:

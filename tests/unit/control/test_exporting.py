@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.control.test_recordings import SESSION_ID, ctl, recorded
+from unit.control.test_recordings import SESSION_ID, recorded
 
 from proxyd import metrics
 from proxyd.cli_exports import ENTRY
@@ -26,7 +26,7 @@ from proxyd.recorder.ledger import EXPORTED
 from tests.peers.process import eventually
 
 pytestmark = [pytest.mark.mission("M13"), pytest.mark.timeout(60)]
-__all__ = ["ctl", "recorded"]
+__all__ = ["recorded"]
 OTHER = "9" * 32
 
 

@@ -9,22 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from PIL import Image
+from unit.control.made import record
 
-from proxyd import cli, setup
+from proxyd import cli
 from proxyd.config import load
-from proxyd.recorder.catalog import Catalog
-from proxyd.recorder.keys import load_signer
-from proxyd.recorder.ledger import Ledger
 from proxyd.recorder.record import Kind
-from proxyd.recorder.recorder import Recorder
 from proxyd.recorder.replay import Recording
 from proxyd.recorder.sidecar import Derived, Sidecar, Writer, packed, path_of
 
 pytestmark = pytest.mark.mission("M6", "M12")
 
+APART_S = 0.002  # each record has a moment of its own
 SESSION_ID = "5c5c5c5c" + "0" * 24
 META = {"id": SESSION_ID, "protocol": "ssh", "user": "alice", "user_ip": "192.0.2.7", "how": "password", "target": "db1",
         "host": "10.0.0.5:22", "login": "root", "started_at": 1_795_000_000.0}  # fmt: skip
@@ -46,42 +43,7 @@ SHELL = (
 @pytest.fixture
 def recorded(played: Any, tmp_path: Path) -> Path:
     """Record a session; give the directory `proxyd init` made for it."""
-    base = tmp_path / "made"
-    config = load(setup.initialise(base, ssh_port=0, metrics_port=0).config)
-    recording = config.recording
-    played.ledger.close()
-    played.catalog.close()
-    played.catalog = Catalog(recording.catalog)
-    played.ledger = Ledger(recording.ledger, load_signer(recording.signing_key), config.node)
-    played.config.recording = recording
-
-    async def record() -> None:
-        recorder = Recorder(recording, config.node, catalog=played.catalog, ledger=played.ledger)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(recorder.run)
-            tape = await recorder.open(
-                SESSION_ID, META, strict=True, on_pressure=lambda _: None, on_failure=lambda _: None
-            )
-            for kind, body, channel in SHELL:
-                tape.add(kind, body, channel)
-                await trio.sleep(0.002)  # each has a moment of its own
-            await tape.seal("closed", by="", error="")
-            nursery.cancel_scope.cancel()
-
-    trio.run(record)
-    return base
-
-
-@pytest.fixture
-def ctl(background: Any, recorded: Path) -> Any:
-    def run(*words: str, status: int = 0) -> Result:
-        named = ["--config", str(recorded / "proxyd.toml"), "--socket", str(background.path), "--utc"]
-        done = CliRunner().invoke(cli.proxyctl, [*named, *words], prog_name="proxyctl")
-        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-        assert done.exit_code == status, done.stderr
-        return done
-
-    return run
+    return record(played, tmp_path / "made", META, SHELL, apart_s=APART_S)
 
 
 def recording(recorded: Path) -> Recording:

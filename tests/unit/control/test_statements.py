@@ -9,17 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from test_proxyctl import Terminal
+from unit.control.made import record
 
-from proxyd import cli, setup
-from proxyd.config import load
-from proxyd.recorder.catalog import Catalog
-from proxyd.recorder.keys import load_signer
-from proxyd.recorder.ledger import Ledger
+from proxyd import cli
 from proxyd.recorder.record import Kind
-from proxyd.recorder.recorder import Recorder
 
 SESSION_ID = "5d5d5d5d" + "0" * 24
 META = {"id": SESSION_ID, "protocol": "postgres", "user": "alice", "user_ip": "192.0.2.7", "how": "password",
@@ -41,41 +36,7 @@ FEED: tuple[tuple[Kind, Any], ...] = (
 @pytest.fixture
 def recorded(played: Any, tmp_path: Path) -> Path:
     """Record a session; give the directory `proxyd init` made for it."""
-    base = tmp_path / "made"
-    config = load(setup.initialise(base, ssh_port=0, metrics_port=0).config)
-    recording = config.recording
-    played.ledger.close()
-    played.catalog.close()
-    played.catalog = Catalog(recording.catalog)
-    played.ledger = Ledger(recording.ledger, load_signer(recording.signing_key), config.node)
-    played.config.recording = recording
-
-    async def record() -> None:
-        recorder = Recorder(recording, config.node, catalog=played.catalog, ledger=played.ledger)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(recorder.run)
-            tape = await recorder.open(
-                SESSION_ID, META, strict=True, on_pressure=lambda _: None, on_failure=lambda _: None
-            )
-            for kind, body in FEED:
-                tape.add(kind, body)
-            await tape.seal("closed", by="", error="")
-            nursery.cancel_scope.cancel()
-
-    trio.run(record)
-    return base
-
-
-@pytest.fixture
-def ctl(background: Any, recorded: Path) -> Any:
-    def run(*words: str, status: int = 0) -> Result:
-        named = ["--config", str(recorded / "proxyd.toml"), "--socket", str(background.path), "--utc"]
-        done = CliRunner().invoke(cli.proxyctl, [*named, *words], prog_name="proxyctl")
-        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-        assert done.exit_code == status, done.stderr
-        return done
-
-    return run
+    return record(played, tmp_path / "made", META, FEED)
 
 
 @pytest.mark.mission("M5", "M11", "M14")
