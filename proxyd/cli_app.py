@@ -216,7 +216,31 @@ take_no_color = click.option(
 )
 
 
-# ---------------------------------------------------------------------------- sessions by name
+# ---------------------------------------------------------------------------- what is named, completed
+
+
+def offered(ctx: click.Context, command: str, **arguments: Any) -> list[dict[str, Any]]:
+    """Give the rows a command of the daemon answers with under its own name; none when no daemon answers."""
+    run = ctx.find_object(Run)
+    if run is None:
+        return []
+    try:
+        rows: list[dict[str, Any]] = run.client(deadline_s=COMPLETION_SECONDS).call(command, **arguments)[
+            command
+        ]
+    except (ProxydError, OSError):
+        return []
+    return rows
+
+
+def ids_of(
+    rows: list[dict[str, Any]], incomplete: str, about: Callable[[dict[str, Any]], str]
+) -> list[CompletionItem]:
+    """Give the ids that begin so, as short as they are shown, each with what it is."""
+    shown = max(ID_SHOWN, len(incomplete))
+    return [
+        CompletionItem(row["id"][:shown], help=about(row)) for row in rows if row["id"].startswith(incomplete)
+    ]
 
 
 class SessionName(click.ParamType[str]):
@@ -237,22 +261,9 @@ class SessionName(click.ParamType[str]):
     ) -> list[CompletionItem]:
         """Offer sessions, newest first; nothing when no daemon answers."""
         del param
-        run = ctx.find_object(Run)
-        if run is None:
-            return []
-        try:
-            client = run.client(deadline_s=COMPLETION_SECONDS)
-            rows = client.call("sessions", state="live" if self._live else "", limit=COMPLETION_LIMIT)[
-                "sessions"
-            ]
-        except (ProxydError, OSError):
-            return []
-        shown = max(ID_SHOWN, len(incomplete))
-        return [
-            CompletionItem(row["id"][:shown], help=f"{row['user']}@{row['target']} {row['state']}")
-            for row in rows
-            if row["id"].startswith(incomplete)
-        ]
+        state = "live" if self._live else ""
+        rows = offered(ctx, "sessions", state=state, limit=COMPLETION_LIMIT)
+        return ids_of(rows, incomplete, lambda row: f"{row['user']}@{row['target']} {row['state']}")
 
 
 def session_argument(*, live: bool = False) -> Callable[[Any], Any]:

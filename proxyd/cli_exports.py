@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.shell_completion import CompletionItem
 
-from proxyd.cli_app import COMPLETION_LIMIT, COMPLETION_SECONDS, Command, CommandLine, Run
+from proxyd.cli_app import COMPLETION_LIMIT, Command, CommandLine, Run, ids_of, offered
 from proxyd.cli_output import FAILED, ID_SHOWN, Column, duration, size
 from proxyd.errors import ProxydError
 
@@ -193,23 +193,10 @@ class JobName(click.ParamType[str]):
     ) -> list[CompletionItem]:
         """Offer exports, newest first; nothing when no daemon answers."""
         del param
-        run = ctx.find_object(Run)
-        if run is None:
-            return []
-        try:
-            rows = run.client(deadline_s=COMPLETION_SECONDS).call("exports", limit=COMPLETION_LIMIT)[
-                "exports"
-            ]
-        except (ProxydError, OSError):
-            return []
-        shown = max(ID_SHOWN, len(incomplete))
-        return [
-            CompletionItem(
-                row["id"][:shown], help=f"{row['form']} of {row['session'][:ID_SHOWN]}, {row['state']}"
-            )
-            for row in rows
-            if row["id"].startswith(incomplete)
-        ]
+        rows = offered(ctx, "exports", limit=COMPLETION_LIMIT)
+        return ids_of(
+            rows, incomplete, lambda row: f"{row['form']} of {row['session'][:ID_SHOWN]}, {row['state']}"
+        )
 
 
 class _Exports(CommandLine):

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from proxyd.cli_app import COMPLETION_SECONDS, Command, CommandLine, Run
+from proxyd.cli_app import Command, CommandLine, Run, offered
 from proxyd.cli_output import duration
 from proxyd.errors import ProxydError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
@@ -53,16 +50,8 @@ class UserName(click.ParamType[str]):
     ) -> list[CompletionItem]:
         """Offer users; nothing when no daemon answers."""
         del param
-        return [CompletionItem(name) for name in _users(ctx) if name.startswith(incomplete)]
-
-
-def _users(ctx: click.Context) -> Iterator[str]:
-    run = ctx.find_object(Run)
-    try:
-        found = run.client(deadline_s=COMPLETION_SECONDS).call("users")["users"] if run else []
-    except (ProxydError, OSError):
-        return
-    yield from (row["name"] for row in found)
+        names = (row["name"] for row in offered(ctx, "users"))
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 class TargetName(click.ParamType[str]):

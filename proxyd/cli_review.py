@@ -10,10 +10,9 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from proxyd.cli_app import COMPLETION_SECONDS, Command, CommandLine, Run, session_argument
+from proxyd.cli_app import Command, CommandLine, Run, ids_of, offered, session_argument
 from proxyd.cli_output import ID_SHOWN, Column, duration, position
 from proxyd.cli_sessions import UNITS, Moment
-from proxyd.errors import ProxydError
 
 STATUSES = ("pending", "approved", "denied", "expired", "revoked")
 
@@ -38,19 +37,11 @@ class RequestName(click.ParamType[str]):
     ) -> list[CompletionItem]:
         """Offer requests, newest first; nothing when no daemon answers."""
         del param
-        run = ctx.find_object(Run)
-        try:
-            rows = run.client(deadline_s=COMPLETION_SECONDS).call("requests")["requests"] if run else []
-        except (ProxydError, OSError):
-            return []
-        shown = max(ID_SHOWN, len(incomplete))
-        return [
-            CompletionItem(
-                row["id"][:shown], help=f"{row['person']} for {row['session'][:ID_SHOWN]}, {row['status']}"
-            )
-            for row in rows
-            if row["id"].startswith(incomplete)
-        ]
+        return ids_of(
+            offered(ctx, "requests"),
+            incomplete,
+            lambda row: f"{row['person']} for {row['session'][:ID_SHOWN]}, {row['status']}",
+        )
 
 
 def add_to(group: CommandLine) -> None:

@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from proxyd.cli_app import Command, CommandLine, Run, SessionName, session_argument, who
+from proxyd.cli_app import Command, CommandLine, Run, SessionName, offered, session_argument, who
 from proxyd.cli_output import ID_SHOWN, Column, Output, duration, size
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -248,17 +249,11 @@ class BlockedName(SessionName):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
         """Offer blocked users, then live sessions."""
-        from click.shell_completion import CompletionItem
-
-        from proxyd.errors import ProxydError
-
-        run = ctx.find_object(Run)
         names: list[Any] = []
-        with suppress(ProxydError, OSError):
-            for entry in run.client().call("blocked")["blocked"] if run else ():
-                name = f"{entry['user']}@{entry['target']}"
-                if name.startswith(incomplete):
-                    names.append(CompletionItem(name, help=f"blocked by {entry['by']}"))
+        for entry in offered(ctx, "blocked"):
+            name = f"{entry['user']}@{entry['target']}"
+            if name.startswith(incomplete):
+                names.append(CompletionItem(name, help=f"blocked by {entry['by']}"))
         return names + super().shell_complete(ctx, param, incomplete)
 
 
