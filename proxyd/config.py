@@ -274,9 +274,14 @@ class Review(_Section, frozen=True, kw_only=True):
 
 
 class Index(_Section, frozen=True, kw_only=True):
-    """What is derived of sessions while they live: screens, keystrokes, text, heat map. `workers`: processes that decode."""
+    """What is derived of sessions while they live: screens, keystrokes, text, heat map. `workers`: processes that decode.
+
+    `resume`: data keys of sessions that are not indexed yet are kept beside the control socket, where that is in memory, so
+    that a daemon that was killed goes on with them at its next start.
+    """
 
     enabled: bool = True
+    resume: bool = True
     workers: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
 
 

@@ -37,6 +37,8 @@ from proxyd.errors import ConfigError
 from proxyd.exports import Exports
 from proxyd.governance.notices import Event, Notice
 from proxyd.health import Watch
+from proxyd.indexing.keyring import NAME as KEYS
+from proxyd.indexing.keyring import Keyring
 from proxyd.indexing.pool import Indexer
 from proxyd.listener import Listener
 from proxyd.notifications import Notifier
@@ -160,7 +162,7 @@ class Daemon:
             with host.signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as arriving:
                 await nursery.start(self.core.recorder.run)
                 self.indexer.search = self._search = await self._open_search(nursery)
-                self._start_indexer(nursery)
+                await self._start_indexer(nursery)
                 self.archive = Archive(self.core, await self._uploads(), self._search)
                 self.reviews = Reviews(self.core.catalog)
                 nursery.start_soon(self.notifier.run)
@@ -191,11 +193,15 @@ class Daemon:
                 self.exports.close()
             nursery.cancel_scope.cancel()
 
-    def _start_indexer(self, nursery: trio.Nursery) -> None:
+    async def _start_indexer(self, nursery: trio.Nursery) -> None:
         if self.indexer.missing and self.config.listen.rdp is not None:
             _log.warning("desktops are recorded and not indexed", why=self.indexer.missing)
         self.recorder.follower = self.indexer
+        keys = self.config.control.socket.parent / KEYS
+        self.indexer.keyring = await trio.to_thread.run_sync(Keyring.open, keys)
+        await trio.to_thread.run_sync(self.indexer.find_left)
         nursery.start_soon(self.indexer.run)
+        nursery.start_soon(self.indexer.catch_up, self.config.recording.directory)
 
     async def _open_search(self, nursery: trio.Nursery) -> Feed | None:
         """Open the search index, where there is one; what is not wanted any more is removed. Raises ConfigError."""

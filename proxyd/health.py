@@ -165,5 +165,7 @@ class Watch:
     def _behind(self) -> Iterator[Fault]:
         if (lag := self._indexer.lag()) > LATE_S:
             yield Fault(Level.DEGRADED, f"index: it is {lag:.0f} s behind live sessions")
+        if left := self._indexer.left():
+            yield Fault(Level.DEGRADED, f"index: sessions of before the start it has yet to read: {left}")
         if self._archive.purges_fail:
             yield Fault(Level.DEGRADED, "retention: the last purge failed")

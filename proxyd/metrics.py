@@ -121,6 +121,11 @@ INDEX_SESSIONS: Final = Gauge("proxyd_index_sessions", "Sessions being indexed n
 INDEX_LAG: Final = Gauge(
     "proxyd_index_lag_seconds", "Age of the oldest record no indexer has read yet.", registry=REGISTRY
 )
+INDEX_LEFT: Final = Gauge(
+    "proxyd_index_left",
+    "Sessions of before the daemon's start whose index is still to be made.",
+    registry=REGISTRY,
+)
 INDEX_RESTARTS: Final = Counter(
     "proxyd_index_restarts", "Times a process of the indexer ended and another began.", registry=REGISTRY
 )

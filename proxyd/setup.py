@@ -364,6 +364,9 @@ reserve_bytes = 268435456
 enabled = true
 # How many such processes; one follows a dozen desktops, or a few hundred terminals.
 workers = 1
+# A daemon that was killed goes on with what it had not indexed: until then the keys of those sessions are in memory beside
+# the control socket (/run is), for the daemon's user alone. false, or a socket on a disk: proxyd index --all does it.
+resume = true
 
 # -------------------------------------------------------------------------------------------------- exports
 

@@ -19,8 +19,8 @@ from proxyd.errors import FormatError
 from proxyd.indexing.child import Child
 from proxyd.indexing.frames import Begin, Failed, Fed, Feed, Finish, Look
 from proxyd.indexing.looking import Desk
+from proxyd.recorder.hub import Played
 from proxyd.recorder.sidecar import Item, Writer
-from proxyd.recorder.tape import Tape
 from proxyd.search.feed import Feed as SearchFeed
 from proxyd.search.feed import Place
 from proxyd.search.words import About
@@ -35,10 +35,18 @@ class Unreadable(FormatError):
 
 
 class Followed(Desk):
-    """A session; `number` is what the child knows it by. `reserve` says whether storage has room for a sidecar."""
+    """A session; `number` is what the child knows it by. `reserve` says whether storage has room for a sidecar.
+
+    `whole` is called, in a worker thread, when index and search have all of it.
+    """
 
     def __init__(
-        self, number: int, tape: Tape, reserve: Callable[[], None], search: SearchFeed | None = None
+        self,
+        number: int,
+        tape: Played,
+        reserve: Callable[[], None],
+        whole: Callable[[], None],
+        search: SearchFeed | None = None,
     ) -> None:
         super().__init__()
         self.number, self.tape = number, tape
@@ -47,7 +55,7 @@ class Followed(Desk):
         self.faults = self.size = self.restarts = 0
         self.awaiting = False  # the child's answer
         self.asked = 0  # when: the child answers in order
-        self._reserve, self._search = reserve, search
+        self._reserve, self._whole, self._search = reserve, whole, search
         self._texts: Place | None = None  # where its texts go, while it is read
         self._child: Child | None = None
         self._answer: Fed | Failed | None = None
@@ -65,7 +73,9 @@ class Followed(Desk):
         writer = await trio.to_thread.run_sync(
             Writer, self.tape.reel.folder, self.tape.id, self.tape.reel.dek
         )
-        self._texts = self._search.begin(about_of(self.tape)) if self._search is not None else None
+        self._texts = None
+        if self._search is not None:
+            self._texts = self._search.begin(about_of(self.tape), self._whole)
         finished = False
         try:
             child.post(Begin(self.number, str(self.tape.meta.get("protocol", ""))))
@@ -77,6 +87,8 @@ class Followed(Desk):
             await trio.to_thread.run_sync(writer.finish)
             self.size = writer.size
             finished = True
+            if self._texts is None:
+                await trio.to_thread.run_sync(self._whole)
         finally:
             self._child = None
             self.awaiting = False
@@ -134,6 +146,10 @@ class Followed(Desk):
 
     # ------------------------------------------------------------------ what happens to it
 
+    def forget(self) -> None:
+        """Let its key go: it is given up."""
+        self._whole()
+
     def hurry(self) -> None:
         """Read on now."""
         self._bell.set()
@@ -166,7 +182,7 @@ class Followed(Desk):
         return now - self._goal_at if self.fed_seq < self._goal else 0.0
 
 
-def about_of(tape: Tape) -> About:
+def about_of(tape: Played) -> About:
     """Say of a tape's session what searches ask."""
     protocol, user, target, login = (
         str(tape.meta.get(name, "")) for name in ("protocol", "user", "target", "login")

@@ -5,12 +5,17 @@ Rule 1: whatever happens to a process, sessions and their recordings do not noti
 Rule 2: a session that ended is still read to its end: its tape, with the key, is kept until its sidecar has its name, for
         at most ENDED_S and ENDED_KEPT of them. After that `proxyd index` with the identity does it.
 Rule 3: what is given up is said: in the log, in the metrics, and to who watches.
+Rule 4: what the last life of the daemon left without an index is read next, one session after the other, beside those that
+        live, where its key is still in memory (keyring).
 """
 
 from __future__ import annotations
 
 import importlib.util
-from typing import Final, Protocol
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -19,8 +24,11 @@ from proxyd.errors import FormatError
 from proxyd.indexing.child import Child
 from proxyd.indexing.followed import Followed, Unreadable
 from proxyd.indexing.frames import Failed, Fed, FromChild, Hello, Shown
+from proxyd.indexing.keyring import Keyring
 from proxyd.indexing.looking import Looker, NoPicture
 from proxyd.recorder import store
+from proxyd.recorder.ended import Ended
+from proxyd.recorder.hub import Played
 from proxyd.recorder.recorder import Follower
 from proxyd.recorder.tape import Tape
 from proxyd.search.feed import Feed
@@ -51,6 +59,10 @@ class Settings(Protocol):
     def enabled(self) -> bool:
         """Whether there are any."""
 
+    @property
+    def resume(self) -> bool:
+        """Whether keys may be kept for the next life of the daemon (rule 4)."""
+
 
 class Storage(Protocol):
     """Of the configuration of recordings: what must stay free where they are."""
@@ -64,7 +76,9 @@ class Indexer(Follower):
     """Follows every tape of a session that something is derived of."""
 
     def __init__(self, settings: Settings, storage: Storage) -> None:
-        self._storage = storage
+        self._storage, self._resume = storage, settings.resume
+        self.keyring: Keyring | None = None  # where keys may be kept; set before the first session begins
+        self._left: dict[str, bytes] = {}  # by session: what was not indexed when the last daemon ended
         self.search: Feed | None = None  # where the texts of sessions go; set before the first session begins
         self._number = 0
         installed = importlib.util.find_spec(DECODER) is not None
@@ -76,13 +90,29 @@ class Indexer(Follower):
 
     # ------------------------------------------------------------------ what the recorder says
 
+    def beginning(self, session: str, meta: Mapping[str, Any], dek: bytes) -> None:
+        """Keep the key of a session that is indexed (rule 4)."""
+        if self.keyring is not None and self._follows(meta):
+            self.keyring.keep(session, dek)
+
     def begun(self, tape: Tape) -> None:
         """Follow a tape, if something is derived of its session."""
-        if tape.meta.get("protocol") not in self._protocols or not self._workers:
-            return
+        if self._follows(tape.meta):
+            self._follow(tape)
+
+    def _follows(self, meta: Mapping[str, Any]) -> bool:
+        return bool(self._workers) and meta.get("protocol") in self._protocols
+
+    def _follow(self, tape: Played) -> Followed:
         self._number += 1
-        worker = min(self._workers, key=lambda one: len(one.followed))
-        worker.begin(Followed(self._number, tape, lambda: self._check_room(tape), self.search))
+        whole = partial(self._forget, tape.id)
+        followed = Followed(self._number, tape, partial(self._check_room, tape), whole, self.search)
+        min(self._workers, key=lambda one: len(one.followed)).begin(followed)
+        return followed
+
+    def _forget(self, session: str) -> None:
+        if self.keyring is not None:
+            self.keyring.forget(session)
 
     def ended(self, tape: Tape) -> None:
         """Take note that nothing more comes on it."""
@@ -90,7 +120,7 @@ class Indexer(Follower):
             one.ended_at = trio.current_time()
             one.hurry()
 
-    def _check_room(self, tape: Tape) -> None:
+    def _check_room(self, tape: Played) -> None:
         if store.free_bytes(tape.reel.root) < self._storage.reserve_bytes:
             raise OSError("less than the reserve of the recordings is free")
 
@@ -110,9 +140,13 @@ class Indexer(Follower):
         return next((one for one in every if one.tape.id == session), None)
 
     def lag(self) -> float:
-        """Give the age of the oldest record no process has read yet, in seconds."""
+        """Give the age of the oldest record of a session of this daemon's no process has read yet, in seconds."""
         every = (one for worker in self._workers for one in worker.followed.values())
-        return max((one.lag() for one in every), default=0.0)
+        return max((one.lag() for one in every if one.tape.id not in self._left), default=0.0)
+
+    def left(self) -> int:
+        """Count the sessions the last life of the daemon left that are still to be read (rule 4)."""
+        return len(self._left)
 
     def status(self) -> dict[str, int | float]:
         """Say how it is."""
@@ -121,6 +155,7 @@ class Indexer(Follower):
             "workers": len(self._workers),
             "sessions": len(every),
             "lag_seconds": round(self.lag(), 3),
+            "left": self.left(),
             "restarts": sum(worker.restarts for worker in self._workers),
         }
 
@@ -134,6 +169,37 @@ class Indexer(Follower):
             while True:
                 await trio.sleep(LOOK_S)
                 self._look_around()
+
+    def find_left(self) -> None:
+        """Look for what the last life of the daemon left; before the first session begins. Waits for storage."""
+        if self.keyring is None:
+            return
+        self._left = self.keyring.kept()
+        if not (self._workers and self._resume):
+            for session in self._left:
+                self.keyring.forget(session)
+            self._left, self.keyring = {}, None
+
+    async def catch_up(self, root: Path) -> None:
+        """Read what was left of the recordings below `root`, one after the other (rule 4)."""
+        metrics.INDEX_LEFT.set(len(self._left))
+        if self._left:
+            _log.info("sessions of before the start are indexed now", sessions=len(self._left))
+        for session, dek in list(self._left.items()):
+            try:
+                tape = await trio.to_thread.run_sync(Ended.open, root, session, dek)
+            except FormatError as error:
+                _log.warning(
+                    "no index is made of a session of before the start", session=session, why=str(error)
+                )
+                self._forget(session)
+            else:
+                if self._follows(tape.meta):
+                    followed = self._follow(tape)
+                    followed.ended_at = trio.current_time()
+                    await followed.done.wait()
+            del self._left[session]
+            metrics.INDEX_LEFT.set(len(self._left))
 
     async def settle(self) -> None:
         """Wait for what has ended, SETTLE_S at most."""
@@ -182,6 +248,7 @@ class _Worker:
         _log.warning("an index was given up", session=one.tape.id, why=text,
                      then=f"proxyd index {one.tape.id} makes it, with the identity")  # fmt: skip
         metrics.INDEX_ENDED.labels(result=why).inc()
+        one.forget()
         one.end(f"the index of this session was given up: {text}")
         one.done.set()
         if scope := self._scopes.get(one.number):

@@ -9,9 +9,10 @@ Rule 3: the file is read and decrypted in a worker thread, with the data key the
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Generic, Self, TypeVar
+from typing import Any, BinaryIO, Generic, Protocol, Self, TypeVar
 
 import msgpack
 import trio
@@ -20,11 +21,8 @@ from proxyd.errors import FormatError
 from proxyd.recorder.layout import HEAD_BYTES, TRAILER_MAGIC
 from proxyd.recorder.pieces import marks_of, read_header_from
 from proxyd.recorder.record import Record
-from proxyd.recorder.reel import Extent, Reel, weigh
+from proxyd.recorder.reel import Extent, weigh
 from proxyd.recorder.segment import BlockDecoder, FrameType, FrameWalk, Mark
-
-if TYPE_CHECKING:
-    from proxyd.recorder.tape import Tape
 
 READ_BYTES = 256 << 10  # of records decoded in one thread hop
 READERS = 4  # history is read by this many threads at most: viewers never starve the writer of processors
@@ -34,10 +32,86 @@ _readers = trio.CapacityLimiter(READERS)
 Batch = TypeVar("Batch")
 
 
-class History:
-    """Reads a live recording's files onwards from a record; worker threads only."""
+class Shelf(Protocol):
+    """Where a recording's segments are: a reel, or what stands for one that has ended; `shelf`: replaced whole."""
 
-    def __init__(self, reel: Reel, after_seq: int) -> None:
+    shelf: list[Extent]
+
+    @property
+    def root(self) -> Path:
+        """The directory of all recordings."""
+
+    @property
+    def folder(self) -> Path:
+        """That of this one."""
+
+    @property
+    def dek(self) -> bytes:
+        """The data key."""
+
+    def marks(self) -> list[Mark]:
+        """Give the places in the last segment where decoding can start."""
+
+
+class Played(Protocol):
+    """A tape, live or ended, as who reads it knows it; see Tape."""
+
+    @property
+    def id(self) -> str:
+        """The session's."""
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """What META says."""
+
+    @property
+    def started_ns(self) -> int:
+        """Wall clock, ns since 1970."""
+
+    @property
+    def reel(self) -> Shelf:
+        """Its segments."""
+
+    @property
+    def seq(self) -> int:
+        """The last record."""
+
+    @property
+    def written(self) -> int:
+        """The last record in a file."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more comes."""
+
+    @property
+    def news(self) -> trio.Event:
+        """Set, and replaced, when something comes."""
+
+    @property
+    def packed(self) -> dict[int, tuple[int, bytes]]:
+        """Batches that viewers share."""
+
+    def watch_packed(self, after_seq: int = 0, *, counted: bool = True) -> PackedViewer:
+        """Read it, each batch packed."""
+
+    def join(self, *, counted: bool = True) -> None:
+        """Take note of a viewer."""
+
+    def leave(self, *, counted: bool = True) -> None:
+        """Take note that one has gone."""
+
+    def remembers(self, seq: int) -> bool:
+        """Say whether the record after `seq` is in memory, or in no file either."""
+
+    def recall(self, seq: int) -> list[Record]:
+        """Give the records after `seq` that memory has."""
+
+
+class History:
+    """Reads a recording's files onwards from a record; worker threads only."""
+
+    def __init__(self, reel: Shelf, after_seq: int) -> None:
         self._reel = reel
         self._after = after_seq
         self._position = -1  # in reel.shelf
@@ -123,7 +197,7 @@ class History:
 class Watch(Generic[Batch]):
     """A viewer's place on a tape; see Tape.watch. Subclasses say what a batch is."""
 
-    def __init__(self, tape: Tape, after_seq: int, *, counted: bool = True) -> None:
+    def __init__(self, tape: Played, after_seq: int, *, counted: bool = True) -> None:
         self._tape = tape
         self._seq = after_seq
         self._history: History | None = None
@@ -230,4 +304,4 @@ def pack_batch(records: Sequence[Record]) -> bytes:
     return packed
 
 
-__all__ = ["History", "PackedViewer", "Viewer", "pack_batch"]
+__all__ = ["History", "PackedViewer", "Played", "Shelf", "Viewer", "pack_batch"]

@@ -1,6 +1,7 @@
 """The keys of a recording: the node's signing key, and the data key that only a vault's identity opens.
 
-Rule 1: a data key (DEK) lives in the daemon's memory for one session and on disk only wrapped with age.
+Rule 1: a data key (DEK) lives in the daemon's memory for one session, beside it in memory until the session is indexed
+        (indexing.keyring), and on disk only wrapped with age.
 Rule 2: the daemon holds recipients (public); `unwrap` is for the operator's own process, which has an identity.
 Rule 3: a signature names its key by `key_id`, the first 8 bytes of SHA-256 over the raw Ed25519 public key.
 """

@@ -75,6 +75,9 @@ def said(error: Failure) -> RecordingFailed:
 class Follower:
     """Who follows tapes from their beginning; this one does not. Called on trio's thread; must not wait or raise."""
 
+    def beginning(self, session: str, meta: Mapping[str, Any], dek: bytes) -> None:
+        """Take note of a recording whose session is about to begin; in a worker thread: may wait."""
+
     def begun(self, tape: Tape) -> None:
         """Take note of a tape that began."""
 
@@ -175,7 +178,7 @@ class Recorder:
         row = {**meta, "id": session_id, "node": self._node, "path": str(reel.folder)}
         row.setdefault("started_at", manifest.started_ns / 1e9)
         try:
-            await trio.to_thread.run_sync(self._begin, reel, row, limiter=self._openers)
+            await trio.to_thread.run_sync(self._begin, reel, meta, row, limiter=self._openers)
         except (OSError, ProxydError) as error:
             self._gauges.failed("strict" if strict else "best_effort")
             self._gauges.trouble("a recording can't begin", session_id, str(error))
@@ -186,7 +189,7 @@ class Recorder:
         self._gauges.unsealed(len(self.live))
         return tape
 
-    def _begin(self, reel: Reel, row: Mapping[str, Any]) -> None:
+    def _begin(self, reel: Reel, meta: Mapping[str, Any], row: Mapping[str, Any]) -> None:
         if store.free_bytes(self._root) < self._settings.reserve_bytes:
             raise OSError(errno.ENOSPC, "below the reserve")
         try:
@@ -195,6 +198,7 @@ class Recorder:
         except BaseException:
             reel.close()
             raise
+        self.follower.beginning(reel.session, meta, reel.dek)
 
     async def seal(self, tape: Tape, reason: str, by: str, error: str) -> None:
         """End a tape whose last block is queued; Tape.seal calls this, nobody else."""

@@ -1,6 +1,6 @@
 """What a start does about recordings the last life of the daemon left open: cut what is torn, seal, and say so.
 
-Rule 1: no data key is needed, and none exists any more: what is in a frame stays as it is.
+Rule 1: no data key is needed: what is in a frame stays as it is.
 Rule 2: nothing is thrown away: a torn end is kept beside its segment, `.torn`, before it is cut off, and so is a
         manifest that is replaced although it was not this recording's and this node's.
 Rule 3: done again after a crash in the middle, it ends the same.

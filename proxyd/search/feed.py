@@ -9,7 +9,7 @@ Rule 4: a session has at most MOST characters here; what goes on behind them is 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -34,8 +34,8 @@ _log = log.get("search")
 class Place:
     """One session's place in the feed; made by Feed.begin."""
 
-    def __init__(self, feed: Feed, about: About) -> None:
-        self.about = about
+    def __init__(self, feed: Feed, about: About, whole: Callable[[], None]) -> None:
+        self.about, self.whole = about, whole
         self.begun = self.ended = self.failed = False
         self.waiting: list[Text] = []
         self._feed = feed
@@ -69,9 +69,12 @@ class Feed:
         self._weight = 0
         self._bell, self._room = trio.Event(), trio.Event()
 
-    def begin(self, about: About) -> Place:
-        """Take a session from its beginning; what the index had of it is replaced."""
-        place = Place(self, about)
+    def begin(self, about: About, whole: Callable[[], None] = lambda: None) -> Place:
+        """Take a session from its beginning; what the index had of it is replaced.
+
+        `whole` is called, in a worker thread, once the index has all of it.
+        """
+        place = Place(self, about, whole)
         self._places = [*(one for one in self._places if one.about.id != about.id), place]
         self._bell.set()
         return place
@@ -138,6 +141,7 @@ class Feed:
         for place, _, ended in batch:
             if ended and not place.failed:
                 self.index.finish(place.about.id)
+                place.whole()
 
     async def _tidy(self) -> None:
         """Take the traces of what was purged out of the file in time."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ pytestmark = [
 ]
 
 SSH = OpenSSH()
+MEMORY = Path("/dev/shm")  # as /run is: keys of sessions not indexed yet are kept in memory alone
 
 
 class Both:
@@ -63,8 +65,10 @@ def both(shared: Path) -> Iterator[Both]:
     directory = shared / "search"
     lab = make_lab(directory)
     directory.chmod(0o755)
-    with lab.sshd, Postgres(directory / "server") as server:
+    memory = TemporaryDirectory(prefix="proxyd-", dir=MEMORY if MEMORY.is_dir() else None)
+    with memory as run, lab.sshd, Postgres(directory / "server") as server:
         furnish(lab)
+        lab.proxyd.settings["control"]["socket"] = f"{run}/control.sock"
         front, port = Authority(directory / "authority"), free_port()
         lab.proxyd.settings["listen"]["postgres"] = listener(front, port)
         lab.proxyd.settings["targets"]["pg1"] = server.target("app", directory=directory)
@@ -151,3 +155,24 @@ def test_who_may_not_see_a_session_or_any_finds_nothing_of_it(both: Both, short:
         both.proxyd.write()
         both.proxyd.hup()
         eventually("the role counts", lambda: both.proxyd.ctl("search", "theremin", check=False).code == 0)
+
+
+@pytest.mark.skipif(not MEMORY.is_dir(), reason="no file system in memory: who was killed leaves no key")
+def test_what_a_killed_daemon_had_not_indexed_is_found_behind_its_restart(both: Both, short: Path) -> None:
+    keys = both.proxyd.socket.parent / "keys"
+    eventually("what ended is indexed", lambda: not list(keys.iterdir()), within_s=60)
+    with held(both.lab, short, "echo harpsichord; sleep 0.5; echo a trombone; exec sleep 1000") as (_, live):
+        both.hits("harpsichord")
+        both.proxyd.kill()
+        assert live in {path.name for path in keys.iterdir()}
+        (folder,) = (both.proxyd.home / "recordings").glob(f"*/*/*/{live}")
+        assert [path.name for path in folder.glob("index.pxi*")] == ["index.pxi.new"]
+        both.proxyd.start()
+    eventually("what was left is indexed", lambda: not list(keys.iterdir()), within_s=60)
+    (hit,) = both.hits("--in", "screen", "harpsichord")
+    assert (hit["session"], hit["live"], hit["snippet"]) == (live, False, "harpsichord")
+    assert len(both.search("--in", "screen", "trombone")) == 1
+    assert both.proxyd.ended(live)["state"] == "recovered"
+    assert [path.name for path in folder.glob("index.pxi*")] == ["index.pxi"]
+    eventually("all is well", lambda: both.proxyd.health() == (200, "ok\n"))
+    assert both.proxyd.metric("proxyd_index_left") == 0

@@ -30,7 +30,7 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
             catalog=catalog, config=SimpleNamespace(recording=recording), recorder=recorder
         )
         archive: Any = SimpleNamespace(uploads=None, purges_fail=False)
-        indexer: Any = SimpleNamespace(lag=lambda: 0.0)
+        indexer: Any = SimpleNamespace(lag=lambda: 0.0, left=lambda: 0)
         yield Watch(core, archive, indexer)
 
 
@@ -112,6 +112,7 @@ async def test_what_is_late_degrades_and_is_named(watch: Watch) -> None:
     its.recorder.untold = 3
     its.archive.purges_fail = True
     its.indexer.lag = lambda: 61.0
+    its.indexer.left = lambda: 2
     its.archive.uploads = SimpleNamespace(failing_since=trio.current_time() - 75, lag_s=lambda: 80.0)
     failing, text = await said(watch)
     assert not failing
@@ -123,6 +124,7 @@ async def test_what_is_late_degrades_and_is_named(watch: Watch) -> None:
         "catalog: sessions whose end it lacks: 3",
         "store: for 75 s it has not taken all it was given",
         "index: it is 61 s behind live sessions",
+        "index: sessions of before the start it has yet to read: 2",
         "retention: the last purge failed",
     ]
     assert gauge("proxyd_store_reachable") == 0

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +21,8 @@ from unit.index.tape import demand_active, session, slow, tile
 from proxyd.config import Index
 from proxyd.errors import FormatError
 from proxyd.indexing import child as child_module
-from proxyd.indexing import pool
+from proxyd.indexing import keyring, pool
+from proxyd.indexing.keyring import Keyring
 from proxyd.indexing.looking import NoPicture
 from proxyd.indexing.pool import Indexer
 from proxyd.recorder.record import Kind
@@ -62,12 +65,15 @@ async def begun(studio: Studio, name: str) -> Tape:
 
 
 @asynccontextmanager
-async def indexing(studio: Studio, **settings: Any) -> AsyncIterator[Indexer]:
+async def indexing(studio: Studio, keys: Keyring | None = None, **settings: Any) -> AsyncIterator[Indexer]:
     indexer = Indexer(Index(**settings), SimpleNamespace(reserve_bytes=0))
+    indexer.keyring = keys
+    indexer.find_left()
     studio.recorder.follower = indexer
     async with trio.open_nursery() as nursery:
         await nursery.start(studio.recorder.run)
         nursery.start_soon(indexer.run)
+        nursery.start_soon(indexer.catch_up, studio.root)
         try:
             yield indexer
         finally:
@@ -199,7 +205,104 @@ async def test_a_full_disk_costs_the_index_only(studio: Studio) -> None:
 async def test_without_a_pool_nothing_is_followed(studio: Studio) -> None:
     async with indexing(studio, enabled=False) as indexer:
         tape = await begun(studio, "desk")
-        assert indexer.status() == {"workers": 0, "sessions": 0, "lag_seconds": 0.0, "restarts": 0}
+        assert indexer.status() == {"workers": 0, "sessions": 0, "lag_seconds": 0.0, "left": 0, "restarts": 0}
         with pytest.raises(NoPicture, match=r"index\.enabled"):
             indexer.look("desk")
         await tape.seal("closed")
+
+
+MEMORY = Path("/dev/shm")
+in_memory = pytest.mark.skipif(
+    not MEMORY.is_dir() or not keyring.in_memory(MEMORY),
+    reason="no file system in memory: no key may be kept",
+)
+
+
+@pytest.fixture
+def keys() -> Iterator[Path]:
+    with TemporaryDirectory(prefix="proxyd-keys-", dir=MEMORY) as directory:
+        yield Path(directory, "keys")
+
+
+async def left_behind(studio: Studio, keys: Keyring, name: str) -> Tape:
+    """A session whose daemon went away when it had ended, and before anything of it was indexed."""
+    studio.recorder.follower = Indexer(Index(), SimpleNamespace(reserve_bytes=0))
+    studio.recorder.follower.keyring = keys
+    async with trio.open_nursery() as nursery:
+        await nursery.start(studio.recorder.run)
+        tape = await begun(studio, name)
+        for number in range(20):
+            tape.add(Kind.PDU, _pixels(number).body)
+        await tape.seal("closed")
+        nursery.cancel_scope.cancel()
+    return tape
+
+
+@in_memory
+async def test_a_key_is_kept_until_the_index_is_whole_or_given_up(studio: Studio, keys: Path) -> None:
+    ring = Keyring.open(keys)
+    assert ring is not None
+    async with indexing(studio, ring) as indexer:
+        tape, bad = await begun(studio, "desk"), await begun(studio, "bad")
+        assert ring.kept() == {"desk": tape.reel.dek, "bad": bad.reel.dek}
+        assert [path.stat().st_mode & 0o777 for path in (keys, *keys.iterdir())] == [0o700, 0o600, 0o600]
+        bad.add(Kind.REQUEST, {"name": "rdp"})
+        await until(lambda: indexer.status()["sessions"] == 1)
+        assert set(ring.kept()) == {"desk"}
+        await bad.seal("closed")
+        await tape.seal("closed")
+        await sidecar_of(studio, tape)
+        await until(lambda: not ring.kept())
+
+
+@in_memory
+async def test_what_the_last_daemon_left_is_indexed_by_the_next(studio: Studio, keys: Path) -> None:
+    ring = Keyring.open(keys)
+    assert ring is not None
+    tapes = [await left_behind(studio, ring, name) for name in ("one", "two")]
+    assert set(ring.kept()) == {"one", "two"}
+    ring.keep("gone", tapes[0].reel.dek)
+    (keys / "torn").write_bytes(b"half a key")
+    path = studio.folder("two") / "000000.pxr"
+    spoiled = bytearray(path.read_bytes())
+    spoiled[-200] ^= 1
+    path.write_bytes(spoiled)
+    with capture_logs() as logs:
+        async with indexing(studio, ring) as indexer:
+            assert indexer.left() == 3
+            assert (await sidecar_of(studio, tapes[0]))[-1].body == {"seq": 24, "faults": 0}
+            await until(lambda: not indexer.left())
+            assert indexer.lag() == 0
+            assert ring.kept() == {}
+    assert list(studio.folder("two").glob("index.pxi*")) == []
+    told = {entry["session"]: entry for entry in logs if entry["log_level"] == "warning"}
+    assert "altered" in told["two"]["why"]
+    assert "gone" in told["gone"]["why"]
+    assert list(keys.iterdir()) == []
+
+
+@in_memory
+@pytest.mark.parametrize("settings", [{"resume": False}, {"enabled": False}])
+async def test_keys_go_where_nothing_is_to_be_resumed(
+    studio: Studio, keys: Path, settings: dict[str, bool]
+) -> None:
+    ring = Keyring.open(keys)
+    assert ring is not None
+    ring.keep("s1", b"k" * 32)
+    async with indexing(studio, ring, **settings) as indexer:
+        await begun(studio, "desk")
+        assert indexer.left() == 0
+        assert list(keys.iterdir()) == []
+
+
+def test_no_key_is_kept_on_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mountinfo"
+    device = tmp_path.stat().st_dev
+    line = f"36 35 {os.major(device)}:{os.minor(device)} / / rw,noatime shared:1 - {{}} /dev/root rw\n"
+    monkeypatch.setattr(keyring, "MOUNTS", mounts)
+    for kind, kept in (("ext4", False), ("tmpfs", True)):
+        mounts.write_text(line.format(kind))
+        assert (Keyring.open(tmp_path / kind) is not None) == kept
+        assert (tmp_path / kind).exists() == kept
+    mounts.unlink()
+    assert Keyring.open(tmp_path / "nobody says") is None
