@@ -181,7 +181,7 @@ def keyframe_of(run: Run, recording: Recording, at_us: int | None) -> Keyframe |
     from proxyd.recorder.sidecar import path_of
 
     try:
-        keyframe = recording.sidecar().keyframe(recording.duration_us if at_us is None else at_us)
+        keyframe = recording.keyframes().keyframe(recording.duration_us if at_us is None else at_us)
     except FormatError as error:
         if path_of(recording.path).exists():
             run.output.remark(

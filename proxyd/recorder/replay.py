@@ -25,7 +25,7 @@ from proxyd.recorder.manifest import Manifest, SegmentEntry
 from proxyd.recorder.pieces import Pieces, read_header_from
 from proxyd.recorder.record import Kind, Record
 from proxyd.recorder.segment import BlockDecoder
-from proxyd.recorder.sidecar import Sidecar
+from proxyd.recorder.sidecar import Keyframes, Sidecar
 from proxyd.recorder.source import File, Folder, Source
 
 
@@ -127,6 +127,24 @@ class Recording:
     def sidecar(self) -> Sidecar:
         """Open what was derived of it; raises FormatError when that is not there, damaged, or another's."""
         return Sidecar(self._source.file(sidecar.NAME), self.path.name, self.dek)
+
+    @property
+    def files(self) -> Mapping[str, int]:
+        """Give the sizes of its files, by name."""
+        return self._source.sizes()
+
+    def keyframes(self) -> Keyframes:
+        """Open what there is to seek by: of a session that lives, and where no index is whole, what is aside so far.
+
+        Raises FormatError.
+        """
+        try:
+            return self.sidecar()
+        except FormatError:
+            aside = self._source.file(sidecar.NAME + sidecar.ASIDE)
+            if self.files.get(sidecar.NAME + sidecar.ASIDE):
+                return Keyframes(aside, self.path.name, self.dek)
+            raise
 
     @property
     def dek(self) -> bytes:

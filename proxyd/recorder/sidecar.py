@@ -17,7 +17,8 @@ Byte by byte, little-endian::
 
 Rule 1: it is never evidence: nothing verifies it, nothing is lost with it; the recording makes it anew, with equal content.
 Rule 2: each file has a salt, so a key, of its own: no nonce meets another text, however often a sidecar is made anew.
-Rule 3: it is written aside and gets its name with its END: a file of that name that does not read whole is damaged.
+Rule 3: it is written aside and gets its name with its END: a file of that name that does not read whole is damaged. What is
+        aside, of a session that lives or whose indexer was killed, is good for seeking as far as it goes.
 Rule 4: what is in it came from a process that reads hostile bytes: readers believe it nothing but shapes.
 """
 
@@ -182,6 +183,7 @@ class Writer:
         fd = os.open(self._aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         self._file: IO[bytes] = os.fdopen(fd, "wb")
         self._write(header)
+        self._file.flush()
 
     @property
     def size(self) -> int:
@@ -196,6 +198,7 @@ class Writer:
                 keyframe_of(item)
                 self._keyframes.append((self._offset, item.at_us))
                 self._frame(FrameType.KEYFRAME, item.at_us, msgpack.packb(item))
+                self._file.flush()  # for who seeks in what is live
                 continue
             self._held.append(item)
             self._held_bytes += len(msgpack.packb(item))
@@ -244,19 +247,20 @@ class _Head(NamedTuple):
     number: int
 
 
-class Sidecar:
-    """A sidecar opened with its recording's data key; `keyframes` are the session times there are pictures of."""
+class Keyframes:
+    """The keyframes of a sidecar, opened with its recording's data key; here, of one that may still be written aside."""
 
     def __init__(self, path: File, session: str, dek: bytes) -> None:
         """Open it; raises FormatError when it is damaged, another session's, or not there."""
         try:
             with path.open("rb") as file:
-                self._open(file, session, dek)
+                self._begin(file, session, dek)
+                self._table = self._places(file)
         except OSError as error:
             raise FormatError(f"{path.name} can't be read: {error.strerror}") from None
         self._path = path
 
-    def _open(self, file: IO[bytes], session: str, dek: bytes) -> None:
+    def _begin(self, file: IO[bytes], session: str, dek: bytes) -> None:
         header, fields = _read_header(file)
         if fields["session"] != session:
             raise FormatError(f"{NAME} is another session's")
@@ -264,6 +268,62 @@ class Sidecar:
             raise FormatError(f"{NAME} is of another version")
         self._aead, self._bound = _key(dek, fields["salt"], session), sha256(header).digest()
         self._first = len(header)
+
+    def _places(self, file: IO[bytes]) -> list[tuple[int, int]]:
+        """Find the keyframes by the heads of whole frames; what is false in one fails when it is read."""
+        size, at = file.seek(0, os.SEEK_END), self._first
+        found: list[tuple[int, int]] = []
+        while at + _HEAD.size <= size:
+            file.seek(at)
+            head = _Head(*_HEAD.unpack(file.read(_HEAD.size)))
+            end = at + _HEAD.size + head.length
+            if end > size or not _TAG <= head.length <= MAX_PAYLOAD:
+                break
+            if head.type == FrameType.KEYFRAME:
+                found.append((at, head.at_us))
+            at = end
+        return found
+
+    @property
+    def keyframes(self) -> list[int]:
+        """Give the session times of the keyframes, in order."""
+        return [at_us for _, at_us in self._table]
+
+    def keyframe(self, at_us: int) -> Keyframe | None:
+        """Give the last keyframe at or before a moment; None when there is none. Raises FormatError."""
+        places = [offset for offset, when in self._table if when <= at_us]
+        if not places:
+            return None
+        try:
+            with self._path.open("rb") as file:
+                head, payload = self._frame(file, places[-1])
+        except OSError as error:
+            raise FormatError(f"{NAME} can't be read: {error.strerror}") from None
+        if head.type != FrameType.KEYFRAME:
+            raise FormatError(f"{NAME} has another frame where a keyframe was")
+        return keyframe_of(_item(_unpacked(payload)))
+
+    def _frame(self, file: IO[bytes], at: int) -> tuple[_Head, bytes]:
+        file.seek(at)
+        raw = file.read(_HEAD.size)
+        if len(raw) < _HEAD.size:
+            raise FormatError(f"{NAME} is cut short")
+        head = _Head(*_HEAD.unpack(raw))
+        if not _TAG <= head.length <= MAX_PAYLOAD:
+            raise FormatError(f"{NAME} has a frame of an impossible length")
+        try:
+            return head, self._aead.decrypt(
+                _NONCE.pack(head.number), file.read(head.length), self._bound + raw
+            )
+        except InvalidTag:
+            raise FormatError(f"{NAME} was altered, or is another recording's") from None
+
+
+class Sidecar(Keyframes):
+    """A sidecar that is whole; `keyframes` are the session times there are pictures of."""
+
+    def _places(self, file: IO[bytes]) -> list[tuple[int, int]]:
+        """Read the table of keyframes at its end (rule 3)."""
         size = file.seek(0, os.SEEK_END)
         if size < self._first + _TRAILER.size:
             raise FormatError(f"{NAME} is cut short")
@@ -277,24 +337,8 @@ class Sidecar:
         table = _unpacked(payload)
         if not isinstance(table, list) or not all(_is_place(entry) for entry in table):
             raise FormatError(f"{NAME} has no table of keyframes")
-        self._table: list[tuple[int, int]] = [(offset, at_us) for offset, at_us in table]
         self._end, self._frames = at, head.number
-
-    @property
-    def keyframes(self) -> list[int]:
-        """Give the session times of the keyframes, in order."""
-        return [at_us for _, at_us in self._table]
-
-    def keyframe(self, at_us: int) -> Keyframe | None:
-        """Give the last keyframe at or before a moment; None when there is none. Raises FormatError."""
-        places = [offset for offset, when in self._table if when <= at_us]
-        if not places:
-            return None
-        with self._path.open("rb") as file:
-            head, payload = self._frame(file, places[-1])
-        if head.type != FrameType.KEYFRAME:
-            raise FormatError(f"{NAME} has another frame where a keyframe was")
-        return keyframe_of(_item(_unpacked(payload)))
+        return [(offset, at_us) for offset, at_us in table]
 
     def items(self) -> Iterator[Item]:
         """Yield all that was derived, in order; raises FormatError where the file is damaged."""
@@ -312,21 +356,6 @@ class Sidecar:
                     yield _item(entry)
             if at != self._end:
                 raise FormatError(f"{NAME} has bytes too many")
-
-    def _frame(self, file: IO[bytes], at: int) -> tuple[_Head, bytes]:
-        file.seek(at)
-        raw = file.read(_HEAD.size)
-        if len(raw) < _HEAD.size:
-            raise FormatError(f"{NAME} is cut short")
-        head = _Head(*_HEAD.unpack(raw))
-        if not _TAG <= head.length <= MAX_PAYLOAD:
-            raise FormatError(f"{NAME} has a frame of an impossible length")
-        try:
-            return head, self._aead.decrypt(
-                _NONCE.pack(head.number), file.read(head.length), self._bound + raw
-            )
-        except InvalidTag:
-            raise FormatError(f"{NAME} was altered, or is another recording's") from None
 
 
 def _read_header(file: IO[bytes]) -> tuple[bytes, dict[str, Any]]:

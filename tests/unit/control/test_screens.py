@@ -14,10 +14,11 @@ from PIL import Image
 from unit.control.made import record
 
 from proxyd import cli
+from proxyd.cli_derive import Decoder
 from proxyd.config import load
 from proxyd.recorder.record import Kind
 from proxyd.recorder.replay import Recording
-from proxyd.recorder.sidecar import Derived, Sidecar, Writer, packed, path_of
+from proxyd.recorder.sidecar import ASIDE, NAME, Derived, Sidecar, Writer, packed, path_of
 
 pytestmark = pytest.mark.mission("M6", "M12")
 
@@ -110,6 +111,26 @@ def test_an_index_is_made_anew_with_equal_content(recorded: Path) -> None:
         ["screen", "last"],
         ["screen", "uid=0"],
     ]
+
+
+def test_a_session_that_lives_is_read_from_the_last_keyframe_made_so_far(
+    ctl: Any, recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = indexed(recorded)
+    path = path_of(recording(recorded).path)
+    path.rename(path.with_name(NAME + ASIDE))
+    begun: list[int] = []
+    shown_at = Decoder.shown_at
+
+    def noted(self: Decoder, read: Recording, keyframe: Any, *rest: Any) -> Any:
+        begun.append(keyframe.at_us if keyframe else 0)
+        return shown_at(self, read, keyframe, *rest)
+
+    monkeypatch.setattr(Decoder, "shown_at", noted)
+    shown = ctl("--json", "screen", "5c5c")
+    assert json.loads(shown.stdout)["lines"][0] == "last"
+    assert "index" not in shown.stderr
+    assert begun == [whole.keyframes[-1]] != [0]
 
 
 def test_it_is_written_with_colours_as_svg_and_as_png(ctl: Any, recorded: Path, tmp_path: Path) -> None:

@@ -11,7 +11,17 @@ import zstandard
 from proxyd.errors import FormatError
 from proxyd.recorder import sidecar
 from proxyd.recorder.keys import new_dek
-from proxyd.recorder.sidecar import Derived, Item, Sidecar, Writer, keyframe_of, path_of
+from proxyd.recorder.sidecar import (
+    ASIDE,
+    NAME,
+    Derived,
+    Item,
+    Keyframes,
+    Sidecar,
+    Writer,
+    keyframe_of,
+    path_of,
+)
 
 pytestmark = pytest.mark.mission("M12", "M16")
 
@@ -164,3 +174,32 @@ def test_a_picture_is_no_larger_than_it_says() -> None:
         body = {"seq": 1, "width": width, "height": 1, "rgb": rgb, "saved": b""}
         with pytest.raises(FormatError):
             keyframe_of(Item(Derived.KEYFRAME, 1, body)).picture()
+
+
+def test_what_is_still_written_can_be_sought_in_as_far_as_it_goes(tmp_path: Path) -> None:
+    dek = new_dek()
+    aside = tmp_path / (NAME + ASIDE)
+    writer = Writer(tmp_path, SESSION, dek)
+    writer.add(ITEMS[:1])
+    assert Keyframes(aside, SESSION, dek).keyframe(10**12) is None
+    writer.add(ITEMS[1:5])
+    live = Keyframes(aside, SESSION, dek)
+    assert live.keyframes == [10_000_000, 30_000_000]
+    assert live.keyframe(29_999_999) == keyframe_of(ITEMS[1])
+    assert live.keyframe(10**12) == keyframe_of(ITEMS[4])
+    with pytest.raises(FormatError):
+        Sidecar(aside, SESSION, dek)
+    whole = aside.read_bytes()
+    last = len(_payloads(whole)[-1])
+    for cut in (1, last, last + 24, last + 25):
+        aside.write_bytes(whole[:-cut])
+        assert Keyframes(aside, SESSION, dek).keyframe(10**12) == keyframe_of(ITEMS[1])
+    aside.write_bytes(whole[:-1] + bytes((whole[-1] ^ 1,)))
+    with pytest.raises(FormatError, match="altered"):
+        Keyframes(aside, SESSION, dek).keyframe(10**12)
+    with pytest.raises(FormatError, match="another session's"):
+        Keyframes(aside, SESSION[:-1] + "0", dek)
+    found = Keyframes(aside, SESSION, dek)
+    writer.abandon()
+    with pytest.raises(FormatError, match="can't be read"):
+        found.keyframe(10**12)
