@@ -4,12 +4,13 @@ Rule 1: the recording is read, never written; a sidecar gets its name when it is
 Rule 2: a sidecar that is whole, of this session and of this version stays, unless --force says otherwise.
 Rule 3: where there is a search index, the texts of what is whole are in it afterwards; with --search they are put in anew.
 Rule 4: a recording that can't be read is told, and the others are still done; the status then says that not all is well.
+Rule 5: what the store alone has is done too (cli_places); of such an index only the end is read to see whether it is whole.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,12 +19,13 @@ import click
 
 from proxyd.cli_app import Command, Run, take_config
 from proxyd.cli_output import FAILED, Column, size
-from proxyd.cli_recordings import NoRecording, recording_at, take_identity
+from proxyd.cli_recordings import take_identity
 from proxyd.errors import ConfigError, FormatError, ProxydError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from proxyd.cli_places import Place
     from proxyd.recorder.replay import Recording
     from proxyd.search.filling import Filling
 
@@ -57,9 +59,10 @@ def index(
     """Make what is derived of recordings anew: pictures to seek by, keystrokes, heat map, spans of sound, what search finds.
 
     The daemon makes it while a session lives; this is for what was deleted, damaged, or not finished. It needs the
-    identity that opens recordings, as replaying does, and no daemon.
+    identity that opens recordings, as replaying does, and no daemon. What the store alone has is read there, and its index
+    goes there.
     """
-    from proxyd.recorder import store
+    from proxyd.cli_places import places
 
     if (what is None) is not everything:
         raise click.UsageError("name one SESSION or PATH, or say --all")
@@ -69,23 +72,11 @@ def index(
         raise ConfigError(
             "a recording opens only with its identity file: name it with --identity", run.find_config()
         )
-    root = recording.directory
-    folders = [_folder_of(run, what, root)] if what is not None else list(store.recordings(root))
-    with _search(run, anew=anew) as search:
-        done = list(_each(run, folders, key, search, force=force))
+    with places(run, what) as found, _search(run, anew=anew) as search:
+        done = list(_each(run, found, key, search, force=force))
     _report(run, done)
     if any(one.result == "failed" for one in done):
         sys.exit(FAILED)
-
-
-def _folder_of(run: Run, what: str, root: Path) -> Path:
-    try:
-        return recording_at(what, root)
-    except NoRecording as error:
-        if run.config().store is None:
-            raise
-        text = f"{error}; where the store alone has it, its index went there too, and is not made anew"
-        raise ProxydError(text) from None
 
 
 @contextmanager
@@ -107,7 +98,9 @@ def _search(run: Run, *, anew: bool) -> Iterator[Filling | None]:
         raise ConfigError(f"search.key: {error.detail}", run.find_config()) from None
 
 
-def _each(run: Run, folders: list[Path], key: Path, search: Filling | None, *, force: bool) -> Iterator[Done]:
+def _each(
+    run: Run, found: Iterable[Place], key: Path, search: Filling | None, *, force: bool
+) -> Iterator[Done]:
     """Do one after the other, and show how far it is."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -116,52 +109,52 @@ def _each(run: Run, folders: list[Path], key: Path, search: Filling | None, *, f
     shown = Console(stderr=True)
     quiet = run.output.json or not shown.is_terminal
     with Progress(*columns, TimeRemainingColumn(), console=shown, disable=quiet, transient=True) as progress:
-        for folder in folders:
-            task = progress.add_task(folder.name, total=1.0)
+        for place in found:
+            task = progress.add_task(place.name, total=1.0)
             try:
-                yield _one(folder, key, search, progress, task, force=force)
+                yield _one(place, key, search, progress, task, force=force)
             except (ProxydError, OSError) as error:
-                yield Done(folder.name, "failed", str(error))
+                yield Done(place.name, "failed", str(error))
             progress.remove_task(task)
 
 
 def _one(
-    folder: Path, key: Path, search: Filling | None, progress: Progress, task: TaskID, *, force: bool
+    place: Place, key: Path, search: Filling | None, progress: Progress, task: TaskID, *, force: bool
 ) -> Done:
     from proxyd.indexing.pool import PROTOCOLS
-    from proxyd.recorder.replay import Recording
-    from proxyd.recorder.sidecar import path_of
+    from proxyd.recorder import sidecar
 
-    recording = Recording.open(folder, key)
+    recording = place.open(key)
     protocol = str(recording.meta.get("protocol", ""))
     if protocol not in PROTOCOLS:
-        return Done(folder.name, "skipped", f"nothing is derived of {protocol or 'such'} sessions")
+        return Done(place.name, "skipped", f"nothing is derived of {protocol or 'such'} sessions")
     if recording.manifest is not None and recording.manifest.state == "open":
         return Done(
-            folder.name,
+            place.name,
             "skipped",
             "the session is live, or its recording not yet recovered: the daemon does it",
         )
     why = "it was asked for"
     if not force:
         try:
-            for _ in recording.sidecar().items():
-                continue
+            place.check(recording)
             texts = search.fill(recording) if search else None
-            return Done(folder.name, "whole", "", path_of(folder).stat().st_size, texts=texts)
+            return Done(place.name, "whole", "", recording.files[sidecar.NAME], texts=texts)
         except FormatError as error:
-            why = str(error) if path_of(folder).exists() else "there was none"
-    done = _made(recording, progress, task, why)
-    return done._replace(texts=search.fill(recording, anew=True)) if search else done
+            why = str(error) if sidecar.NAME in recording.files else "there was none"
+    with place.making() as folder:
+        done = _made(recording, folder, progress, task, why)
+    return done._replace(texts=search.fill(place.open(key), anew=True)) if search else done
 
 
-def _made(recording: Recording, progress: Progress, task: TaskID, why: str) -> Done:
+def _made(recording: Recording, folder: Path, progress: Progress, task: TaskID, why: str) -> Done:
     """Read the recording to a decoder, and write what comes back."""
     from proxyd.cli_derive import Decoder
     from proxyd.recorder.sidecar import Writer
 
+    session = recording.path.name
     with Decoder(str(recording.meta["protocol"])) as decoder:
-        writer = Writer(recording.path, recording.path.name, recording.dek)
+        writer = Writer(folder, session, recording.dek)
         try:
             for items in decoder.fed(recording.records()):
                 writer.add(items)
@@ -170,7 +163,7 @@ def _made(recording: Recording, progress: Progress, task: TaskID, why: str) -> D
             writer.finish()
         finally:
             writer.abandon()
-        return Done(recording.path.name, "made", why, writer.size, decoder.faults)
+        return Done(session, "made", why, writer.size, decoder.faults)
 
 
 def _report(run: Run, done: list[Done]) -> None:

@@ -133,16 +133,19 @@ class Stored:
         gone = []
         for session, folder in kept:
             if folder.exists() and self._is_there(folder):
-                self._store_sidecar(session, folder)
+                if (path := sidecar.path_of(folder)).exists():
+                    self._store_sidecar(session, folder, path)
                 self._remove(folder)
                 gone.append(session)
         return gone
 
-    def _store_sidecar(self, session: str, folder: Path) -> None:
-        path = sidecar.path_of(folder)
-        if path.exists():
-            one = Pending(session, path, last=False)
-            self.note(one, self.remote.put(self.key(path), path, derived=True))
+    def _store_sidecar(self, session: str, folder: Path, path: Path) -> None:
+        one = Pending(session, sidecar.path_of(folder), last=False)
+        self.note(one, self.remote.put(self.key(one.path), path, derived=True))
+
+    def replace_sidecar(self, row: SessionRow, path: Path) -> None:
+        """Store what was derived anew of a recording that is not here. Raises StoreError, CatalogError, OSError."""
+        self._store_sidecar(row.id, self.folder(row.path), path)
 
     def _remove(self, folder: Path) -> None:
         """Remove a local copy; under its name there is all of it, or nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from proxyd.recorder import store
+from proxyd.recorder import sidecar, store
 from proxyd.recorder.ledger import LedgerReader
 from proxyd.recorder.remote import Remote
 from proxyd.recorder.stored import evidence
@@ -112,10 +113,28 @@ def test_local_copies_go_only_when_the_store_has_all(
     assert lab.proxyd.ctl("verify", row["id"][:8]).code == 0
     assert lab.proxyd.ctl("log", row["id"]).code == 0
     assert lab.proxyd.call("show", session=row["id"])["views"][0]["kind"] == "log"
+    indexed_anew(lab, row["id"], remote(server))
+    assert not list(recordings.glob(f"*/*/*/{row['id']}")), "nothing of it is brought back"
     assert lab.proxyd.ctl("purge", row["id"], "--reason", "spilled", "--yes").code == 0
     assert list(remote(server).objects()) == []
     assert "was purged on" in lab.proxyd.ctl("log", row["id"], check=False).err
     assert lab.proxyd.ctl("verify", "--all").code == 0
+
+
+def indexed_anew(lab: Lab, session: str, there: Remote) -> None:
+    """Have the index of what the store alone has made anew, and see that it is there, whole and another one."""
+    (key,) = (one.key for one in there.objects() if one.key.endswith(sidecar.NAME))
+    before = b"".join(there.read(key))
+    said = [
+        lab.proxyd.run("index", "--json", "--config", str(lab.proxyd.config), *more)
+        for more in (["--all"], [session[:8], "--force"], ["--all"])
+    ]
+    results = [json.loads(one.stdout)["indexes"][0]["result"] for one in said]
+    assert results == ["whole", "made", "whole"], [one.stderr for one in said]
+    after = b"".join(there.read(key))
+    assert len(after) == len(before)
+    assert after != before, "each has a key of its own"
+    assert lab.proxyd.ctl("fsck").code == 0
 
 
 @pytest.mark.mission("M7")
