@@ -36,12 +36,20 @@ class Canvas:
         self.height = height
         self._pixels = bytearray(width * height * PIXEL)
 
-    def paint(self, area: Area, pixels: bytes | bytearray, width: int) -> Area | None:
-        """Paint `pixels` (rows of `width`) where `area` is; gives what of it the desktop has, None for nothing."""
+    def has(self, area: Area, width: int, height: int) -> Area | None:
+        """Give what the desktop has of an area that so many columns and rows are painted to; None for nothing."""
         columns = min(area.width, width, self.width - area.left)
-        rows = min(area.height, len(pixels) // (width * PIXEL), self.height - area.top)
+        rows = min(area.height, height, self.height - area.top)
         if columns <= 0 or rows <= 0 or area.left < 0 or area.top < 0:
             return None
+        return Area(area.left, area.top, columns, rows)
+
+    def paint(self, area: Area, pixels: bytes | bytearray, width: int) -> Area | None:
+        """Paint `pixels` (rows of `width`) where `area` is; gives what of it the desktop has, None for nothing."""
+        place = self.has(area, width, len(pixels) // (width * PIXEL))
+        if place is None:
+            return None
+        _, _, columns, rows = place
         stride, row = self.width * PIXEL, width * PIXEL
         at = area.top * stride + area.left * PIXEL
         size = columns * PIXEL
@@ -51,7 +59,7 @@ class Canvas:
             for start in range(0, rows * row, row):
                 self._pixels[at : at + size] = pixels[start : start + size]
                 at += stride
-        return Area(area.left, area.top, columns, rows)
+        return place
 
     def show(self, picture: Picture) -> None:
         """Take a whole picture of this size."""

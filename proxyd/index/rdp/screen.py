@@ -8,6 +8,7 @@ Rule 4: a screen can be left and gone on with: its picture and what `saved` give
 Rule 5: memory is the desktop, one update in fragments, a history of 64 KiB and the pointers a cache may have; with the
         graphics pipeline its surfaces and cache (`gfx`), and one message of it.
 Rule 6: the last that was painted shows, by whichever way it came: so clients do it.
+Rule 7: who only looks now and then may have bitmaps decoded then (`held`), and is shown the same.
 
 MS-RDPBCGR 2.2.9.1.1.3 (slow-path updates), 2.2.9.1.2 (fast-path), 2.2.1.13.1 (Demand Active: a desktop, or a new size).
 """
@@ -19,10 +20,11 @@ from typing import Any, Final
 
 from proxyd.errors import FormatError
 from proxyd.index.area import Area
-from proxyd.index.rdp import bitmap, frames
+from proxyd.index.rdp import frames
 from proxyd.index.rdp.canvas import Canvas, Picture
 from proxyd.index.rdp.frames import Bitmaps, Graphics, Opened
 from proxyd.index.rdp.gfx import Painted, Pipeline
+from proxyd.index.rdp.held import Held, area_of, pixels
 from proxyd.index.rdp.pointer import Pointer
 from proxyd.index.rdp.surfaces import Surfaces
 from proxyd.protocols.rdp.capabilities import Desktop
@@ -40,10 +42,12 @@ _TILE_BEYOND: Final = 64  # pixels a tile may be wider or higher than the deskto
 class Screen:
     """The screen of one session as far as its records were fed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, lazily: bool = False) -> None:
+        """Make one; `lazily`: bitmaps are decoded when somebody looks (rule 7)."""
         self.pointer = Pointer()
         self.missing = ""  # what must be installed to see all of it
         self._canvas: Canvas | None = None
+        self._held = Held() if lazily else None
         self._inputs, self._outputs = frames.Inputs(), frames.Outputs()
         self._faults = 0
         self._pipeline: Pipeline | None = None
@@ -75,30 +79,38 @@ class Screen:
     @property
     def canvas(self) -> Canvas | None:
         """The desktop itself, for who looks at it often; None before there is one. It is another after a new size."""
-        return self._canvas
+        return self._settled()
 
     def picture(self) -> Picture | None:
         """Give what it shows now, without the pointer; None before there is a desktop."""
-        return self._canvas.picture() if self._canvas else None
+        canvas = self._settled()
+        return canvas.picture() if canvas else None
 
     def part(self, area: Area) -> bytes:
         """Give a rectangle of what it shows now: red, green, blue of each pixel, the top row first."""
-        return self._canvas.part(area) if self._canvas else b""
+        canvas = self._settled()
+        return canvas.part(area) if canvas else b""
 
     def saved(self) -> dict[str, Any] | None:
         """Give what `resumed` needs beside the picture; None where there is nothing to go on with (rule 4)."""
         return self._outputs.saved() if self._canvas else None
 
     @classmethod
-    def resumed(cls, picture: Picture, saved: dict[str, Any]) -> Screen:
+    def resumed(cls, picture: Picture, saved: dict[str, Any], *, lazily: bool = False) -> Screen:
         """Make a screen that goes on where another stood; pointers are not known on it. Raises WireError."""
-        screen = cls()
+        screen = cls(lazily=lazily)
         screen.pointer = Pointer(midway=True)
         screen._canvas = Canvas(picture.width, picture.height)
         screen._canvas.show(picture)
         screen._outputs = frames.Outputs.resumed(saved)
         screen._inputs.io = screen._outputs.io
         return screen
+
+    def _settled(self) -> Canvas | None:
+        """Paint what was held back."""
+        if self._held is not None and self._canvas:
+            self._faults += self._held.paint(self._canvas)
+        return self._canvas
 
     def _show(self, body: bytes) -> list[Area]:
         painted: list[Area] = []
@@ -162,8 +174,9 @@ class Screen:
         return painted
 
     def _put(self, part: Painted) -> list[Area]:
-        left, top, width, height, pixels = part
-        area = self._canvas.paint(Area(left, top, width, height), pixels, width) if self._canvas else None
+        left, top, width, height, painted = part
+        canvas = self._settled()  # what came before is below it
+        area = canvas.paint(Area(left, top, width, height), painted, width) if canvas else None
         return [area] if area else []
 
     def _follow(self, body: bytes) -> None:
@@ -183,6 +196,7 @@ class Screen:
             return []  # activated again as it was: clients leave the picture as it is
         try:
             self._canvas, self._surfaces = Canvas(width, height), None
+            self._held = None if self._held is None else Held()
         except WireError:
             self._faults += 1
             return []
@@ -201,7 +215,7 @@ class Screen:
                 self._faults += 1
                 break
             try:
-                area = _paint(canvas, tile)
+                area = self._tile(canvas, tile)
             except WireError:
                 self._faults += 1
                 continue
@@ -209,13 +223,16 @@ class Screen:
                 painted.append(area)
         return painted
 
-
-def _paint(canvas: Canvas, tile: Bitmap) -> Area | None:
-    if tile.width > canvas.width + _TILE_BEYOND or tile.height > canvas.height + _TILE_BEYOND:
-        raise WireError("a bitmap is larger than the desktop")
-    pixels = bitmap.pixels(tile.width, tile.height, tile.depth, tile.data, compressed=tile.compressed)
-    area = Area(tile.left, tile.top, tile.right - tile.left + 1, tile.bottom - tile.top + 1)
-    return canvas.paint(area, pixels, tile.width)
+    def _tile(self, canvas: Canvas, tile: Bitmap) -> Area | None:
+        """Paint one, or hold it back; raises WireError."""
+        if tile.width > canvas.width + _TILE_BEYOND or tile.height > canvas.height + _TILE_BEYOND:
+            raise WireError("a bitmap is larger than the desktop")
+        if self._held is None:
+            return canvas.paint(area_of(tile), pixels(tile), tile.width)
+        self._held.add(tile)
+        if self._held.full:
+            self._settled()
+        return canvas.has(area_of(tile), tile.width, tile.height)
 
 
 def screen(records: Iterable[Record], at_us: int) -> Picture:

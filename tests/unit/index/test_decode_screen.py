@@ -26,7 +26,9 @@ from unit.index.tape import (
 
 from proxyd.errors import FormatError
 from proxyd.index.area import Area
+from proxyd.index.rdp import held
 from proxyd.index.rdp.canvas import Picture
+from proxyd.index.rdp.held import pixels
 from proxyd.index.rdp.screen import Screen, screen
 from proxyd.protocols.rdp.events import Mouse, Pointer
 from proxyd.protocols.rdp.fastpath import Fragment, UpdateCode
@@ -345,3 +347,59 @@ def test_a_screen_is_not_left_inside_an_update() -> None:
     assert told.saved() is None
     told.feed(fast(update[20:], fragment=Fragment.LAST))
     assert told.saved() is not None
+
+
+PLACES = [
+    (0, 0, 8, 4),
+    (4, 2, 8, 4),
+    (8, 4, 8, 4),
+    (0, 0, 16, 8),
+    (12, 6, 8, 4),
+]  # the last goes over the edge
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(PLACES), st.integers(0, 9), st.booleans()), max_size=30),
+    st.booleans(),
+)
+def test_what_is_held_back_shows_as_if_it_had_been_painted_at_once(
+    told: list[tuple[tuple[int, int, int, int], int, bool]], full: bool
+) -> None:
+    straight, lazy = Screen(), Screen(lazily=True)
+    with pytest.MonkeyPatch.context() as patched:
+        if full:
+            patched.setattr(held, "MOST_BYTES", 1000)
+        for screen in (straight, lazy):
+            for one in (session(WIDTH, HEIGHT), demand_active(WIDTH, HEIGHT)):
+                screen.feed(one)
+        for (left, top, width, height), seed, look in told:
+            data = noise(width, height, seed)
+            update = slow(
+                [tile(left, top, width, height, data[: len(data) // (1 + (seed == 9))])]
+            )  # 9: cut short
+            areas = straight.feed(update)
+            assert set(areas) <= set(lazy.feed(update))
+            if look:
+                assert lazy.picture() == straight.picture()
+    assert lazy.picture() == straight.picture()
+    assert lazy.faults <= straight.faults
+
+
+def test_what_is_covered_is_not_decoded_and_what_cannot_be_read_covers_nothing() -> None:
+    lazy = Screen(lazily=True)
+    for one in (session(WIDTH, HEIGHT), demand_active(WIDTH, HEIGHT)):
+        lazy.feed(one)
+    below, above = noise(8, 4, 1), noise(8, 4, 2)
+    decoded = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(held, "pixels", lambda one: decoded.append(bytes(one.data)) or pixels(one))
+        for data in (below, below, above, b"cut"):
+            lazy.feed(slow([tile(0, 0, 8, 4, data)]))
+        assert decoded == []
+        shown = lazy.part(Area(0, 0, 8, 4))
+    assert decoded == [b"cut", above]
+    assert lazy.faults == 1
+    straight = Screen()
+    for one in (session(WIDTH, HEIGHT), demand_active(WIDTH, HEIGHT), slow([tile(0, 0, 8, 4, above)])):
+        straight.feed(one)
+    assert shown == straight.part(Area(0, 0, 8, 4))
