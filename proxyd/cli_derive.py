@@ -22,6 +22,7 @@ from proxyd.cli_decoder import FAILED, Drawn, Undecoded, require
 from proxyd.errors import FormatError
 from proxyd.indexing.child import ARGV, READ_BYTES, environment
 from proxyd.indexing.frames import (
+    VIEW,
     Begin,
     ChildFrames,
     Failed,
@@ -29,8 +30,8 @@ from proxyd.indexing.frames import (
     Feed,
     Finish,
     FromChild,
+    Glance,
     Hello,
-    Look,
     Print,
     Printed,
     Shown,
@@ -84,7 +85,7 @@ class Decoder:
 
     def __enter__(self) -> Self:
         """Start it; raises Undecoded."""
-        if self._protocol == DESKTOP:
+        if self._protocol in (DESKTOP, VIEW):
             require()
         self._process = subprocess.Popen(
             ARGV,
@@ -96,7 +97,7 @@ class Decoder:
         )
         try:
             self._greeted()
-            self._send(Begin(NUMBER, self._protocol, self._keyframe))
+            self.begin(self._keyframe)
         except BaseException:
             self._end()
             raise
@@ -118,11 +119,22 @@ class Decoder:
         self._send(Finish(NUMBER))
         return self._derived()
 
+    def begin(self, keyframe: Keyframe | None) -> None:
+        """Begin anew, at the session's beginning or behind a keyframe; raises Undecoded."""
+        self._send(Begin(NUMBER, self._protocol, keyframe))
+
     def picture(self) -> Shown:
         """Give the whole picture as it is now; raises Undecoded."""
-        self._send(Look(NUMBER, on=True))
+        shown = self.glance(whole=True)
+        if not shown.whole or len(shown.patches) > 1:
+            raise Undecoded(FAILED)
+        return shown
+
+    def glance(self, *, whole: bool = False) -> Shown:
+        """Give what changed in the picture since it was asked for last, or all of it; raises Undecoded."""
+        self._send(Glance(NUMBER, whole))
         answer = self._answer()
-        if not isinstance(answer, Shown) or not answer.whole or len(answer.patches) > 1:
+        if not isinstance(answer, Shown):
             raise Undecoded(FAILED)
         return answer
 
@@ -141,7 +153,7 @@ class Decoder:
 
         May be asked again and again. Raises Undecoded, after which nothing more can be, and what reading raises.
         """
-        self._send(Begin(NUMBER, self._protocol, keyframe))
+        self.begin(keyframe)
         begin_us, after = (keyframe.at_us, keyframe.seq) if keyframe else (0, 0)
         behind = (record for record in recording.records(begin_us) if record.seq > after)
         for _ in self.fed(takewhile(lambda record: at_us is None or record.at_us <= at_us, behind)):
@@ -159,7 +171,7 @@ class Decoder:
         self.seq, self.at_us, self.faults = answer.seq, answer.at_us, answer.faults
         return [Item(*item) for item in answer.items]
 
-    def _send(self, frame: Begin | Feed | Finish | Look | Print) -> None:
+    def _send(self, frame: Begin | Feed | Finish | Glance | Print) -> None:
         assert self._process.stdin is not None  # noqa: S101 - it is a pipe
         try:
             self._process.stdin.write(pack(frame))

@@ -97,7 +97,7 @@ async def picture(services: Services, caller: Caller, one: Desktop) -> dict[str,
         await note(services, caller, "view", session=session.id, kind="picture", **seen, **leave.by)
         with trio.move_on_after(PICTURE_SECONDS):
             for shown in await looker.take():
-                return {"session": session.id, "started_at": session.started_at} | _told(shown)
+                return {"session": session.id, "started_at": session.started_at} | shown.told()
             raise ControlError(
                 Code.NOT_FOUND, f"session {session.id} has ended: proxyctl screenshot draws it"
             )
@@ -130,25 +130,9 @@ async def look(services: Services, caller: Caller, one: Desktop, send: Send, abo
                         text = f"no picture within {FIRST_S:g} s: the indexer is behind"
                         raise ControlError(Code.TIMEOUT, text)
                     await leave.check()
-                    told = [_told(change) for change in shown]
+                    told = [change.told() for change in shown]
                     await send({"shown": told, "blocked": session.gate.closed})
 
             await leave.during(show)
     finally:
         followed.leave(looker)
-
-
-def _told(shown: Shown) -> dict[str, Any]:
-    """Say it in the words of the control socket; `rgb` is zstd of width * height * 3 bytes."""
-    return {
-        "at_us": shown.at_us,
-        "seq": shown.seq,
-        "width": shown.width,
-        "height": shown.height,
-        "whole": shown.whole,
-        "pointer": list(shown.pointer),
-        "patches": [
-            {"left": one.left, "top": one.top, "width": one.width, "height": one.height, "rgb": one.rgb}
-            for one in shown.patches
-        ],
-    }

@@ -25,6 +25,7 @@ from proxyd import decoders
 from proxyd.index import sandbox
 from proxyd.index.area import Area
 from proxyd.indexing.frames import (
+    VIEW,
     Begin,
     DaemonFrames,
     Failed,
@@ -33,6 +34,7 @@ from proxyd.indexing.frames import (
     Finish,
     Forget,
     FromChild,
+    Glance,
     Hello,
     Look,
     Patch,
@@ -57,6 +59,7 @@ SESSIONS: Final = {
     "ssh": "proxyd.index.terminal.derived",
     "postgres": "proxyd.index.statements.derived",
     "mysql": "proxyd.index.statements.derived",
+    VIEW: "proxyd.index.rdp.viewed",
 }
 LIVE_S: Final = 0.04  # 25 pictures a second
 TILE: Final = 64  # pixels: what changed is told in squares of this, joined to rows
@@ -146,6 +149,7 @@ class Indexer:
     def __init__(self) -> None:
         self._sessions: dict[int, Session] = {}
         self._watched: dict[int, _Watched] = {}
+        self._glanced: dict[int, _Watched] = {}
 
     @property
     def wait_s(self) -> float | None:
@@ -171,6 +175,8 @@ class Indexer:
                 if on and session in self._sessions:
                     self._watched[session] = _Watched()
                     return [self._guarded(session, partial(self._show, session, time.monotonic()))]
+            case Glance(session, whole):
+                return [self._guarded(session, partial(self._glance, session, whole=whole))]
             case Print(session, channel):
                 return [self._guarded(session, partial(self._print, session, channel))]
             case Ping(number):
@@ -186,12 +192,13 @@ class Indexer:
         return answer
 
     def _feed(self, number: int, batch: bytes) -> FromChild:
-        session, watched = self._sessions[number], self._watched.get(number)
+        session = self._sessions[number]
+        watching = [one[number] for one in (self._watched, self._glanced) if number in one]
         items: list[Item] = []
         for seq, at_us, kind, channel, body in msgpack.unpackb(batch, strict_map_key=False):
             found, painted = session.feed(Record(seq, at_us, Kind(kind), channel, body))
             items += found
-            if watched is not None:
+            for watched in watching:
                 watched.painted(painted)
         return Fed(number, session.seq, session.at_us, session.faults, [tuple(item) for item in items])
 
@@ -211,6 +218,7 @@ class Indexer:
     def _forget(self, number: int) -> None:
         self._sessions.pop(number, None)
         self._watched.pop(number, None)
+        self._glanced.pop(number, None)
 
     # ------------------------------------------------------------------ who watches
 
@@ -229,14 +237,24 @@ class Indexer:
         return [self._guarded(number, partial(self._show, number, now)) for number in due]
 
     def _show(self, number: int, now: float) -> FromChild:
-        session, watched = cast("Shows", self._sessions[number]), self._watched[number]
+        watched = self._watched[number]
+        watched.due = now + LIVE_S
+        return self._shown(number, watched)
+
+    def _glance(self, number: int, *, whole: bool) -> FromChild:
+        if whole or number not in self._glanced:
+            self._glanced[number] = _Watched()
+        return self._shown(number, self._glanced[number])
+
+    def _shown(self, number: int, watched: _Watched) -> FromChild:
+        session = cast("Shows", self._sessions[number])
         width, height = session.screen.size
         whole = watched.size != (width, height)
         areas = [Area(0, 0, width, height)] if whole and width else watched.areas(width, height)
         patches = [Patch(*area, packed(session.screen.part(area))) for area in areas]
         watched.pointer = _pointer(session)
         shown = Shown(number, session.seq, session.at_us, width, height, whole, patches, watched.pointer)
-        watched.size, watched.due = (width, height), now + LIVE_S
+        watched.size = (width, height)
         watched.tiles.clear()
         return shown
 

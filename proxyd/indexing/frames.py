@@ -18,6 +18,11 @@ from proxyd.recorder.sidecar import Keyframe
 LENGTH_BYTES: Final = 4
 LIMIT: Final = (1 << 27) + (1 << 20)  # the largest desktop as pixels, and what stands around it
 
+VIEW: Final = "desktop"  # in place of a protocol: what one shows and plays, and nothing that is kept
+HEARD: Final = (
+    0x100  # the kind of an item that is never kept: sound from at_us on; [rate, channels, bits, samples]
+)
+
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -57,6 +62,13 @@ class Look(_Frame, frozen=True):
 
     session: int
     on: bool
+
+
+class Glance(_Frame, frozen=True):
+    """To the child: give what changed since the glance before; all of it where that is asked for, or there was none."""
+
+    session: int
+    whole: bool
 
 
 class Print(_Frame, frozen=True):
@@ -143,8 +155,23 @@ class Shown(_Frame, frozen=True):
         """Give the bytes its patches take."""
         return sum(len(patch.rgb) for patch in self.patches)
 
+    def told(self) -> dict[str, Any]:
+        """Say it in the words of the control socket; `rgb` is zstd of width * height * 3 bytes."""
+        return {
+            "at_us": self.at_us,
+            "seq": self.seq,
+            "width": self.width,
+            "height": self.height,
+            "whole": self.whole,
+            "pointer": list(self.pointer),
+            "patches": [
+                {"left": one.left, "top": one.top, "width": one.width, "height": one.height, "rgb": one.rgb}
+                for one in self.patches
+            ],
+        }
 
-ToChild = Begin | Feed | Finish | Forget | Look | Print | Ping
+
+ToChild = Begin | Feed | Finish | Forget | Look | Glance | Print | Ping
 FromChild = Hello | Pong | Fed | Failed | Shown | Printed
 
 _encoder = msgspec.msgpack.Encoder()

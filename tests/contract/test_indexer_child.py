@@ -17,6 +17,7 @@ from unit.index.tape import demand_active, keys, press, session, slow, tile
 
 from proxyd.indexing.child import ARGV, environment
 from proxyd.indexing.frames import (
+    VIEW,
     Begin,
     ChildFrames,
     Failed,
@@ -25,6 +26,7 @@ from proxyd.indexing.frames import (
     Finish,
     Forget,
     FromChild,
+    Glance,
     Hello,
     Look,
     Ping,
@@ -179,6 +181,33 @@ def test_who_looks_gets_the_whole_picture_then_what_changed(child: Process) -> N
     child.say(Look(1, on=False))
     child.ask(Feed(1, pack_batch(records[11:30])))
     assert child.ask(Ping(1)) == Pong(1)
+
+
+def test_a_glance_gives_what_changed_since_the_one_before_and_nothing_comes_unasked(child: Process) -> None:
+    records = tape()
+    child.say(Begin(1, VIEW))
+    nothing = child.ask(Glance(1, whole=False))
+    assert isinstance(nothing, Shown)
+    assert (nothing.whole, nothing.width, nothing.patches) == (True, 0, [])
+    child.ask(Feed(1, pack_batch(records[:10])))
+    first = child.ask(Glance(1, whole=False))
+    assert isinstance(first, Shown)
+    assert first.whole
+    for batch in (records[10:11], records[11:12]):
+        child.ask(Feed(1, pack_batch(batch)))
+    change, still = child.ask(Glance(1, whole=False)), child.ask(Glance(1, whole=False))
+    assert isinstance(change, Shown)
+    assert isinstance(still, Shown)
+    assert not change.whole
+    assert 0 < sum(one.width * one.height for one in change.patches) <= 8 * 64 * 64
+    assert (still.whole, still.patches) == (False, [])
+    again = child.ask(Glance(1, whole=True))
+    assert isinstance(again, Shown)
+    assert (again.whole, len(again.patches)) == (True, 1)
+    assert child.ask(Ping(3)) == Pong(3)
+    child.say(Begin(1, VIEW))  # what was seen before is forgotten with it
+    child.ask(Feed(1, pack_batch(records[:10])))
+    assert child.ask(Glance(1, whole=False)) == first
 
 
 def test_what_is_no_frame_ends_it_and_no_more(child: Process) -> None:

@@ -4,6 +4,7 @@ Rule 1: a piece begins when it came, as clients play it then; or where the one b
         LATE_US behind that: so pieces of one sound join without gaps, and sound is never further than that from the picture.
 Rule 2: formats are those the client named last on that channel: a wave gives a place in the client's list.
 Rule 3: what cannot be read, or is no PCM, is counted in `faults` and left out; the waves behind it are read.
+Rule 4: it can be left and gone on with (`saved`), but for a message that is under way: it is left out, as by rule 3.
 
 Sound comes on the static channel "rdpsnd" or on dynamic channels of MS-RDPEA 2.1, from WAVE and WAVE2 messages alike.
 """
@@ -11,7 +12,7 @@ Sound comes on the static channel "rdpsnd" or on dynamic channels of MS-RDPEA 2.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Any, Final
 
 from proxyd.index.rdp import frames
 from proxyd.index.sound import LATE_US, Sound
@@ -56,6 +57,19 @@ class _Stream:
         """Take a message of the client's; raises WireError."""
         if sound.sound_type(message) == SoundType.FORMATS:
             self.formats = sound.parse_formats(message).formats
+
+    def saved(self) -> list[Any]:
+        """Give what `resumed` needs; of the formats what says how PCM is to be read."""
+        return [self.number, self._end_us, [[*form[:-1]] for form in self.formats]]
+
+    @classmethod
+    def resumed(cls, saved: list[Any]) -> _Stream:
+        """Make one that goes on where another stood."""
+        number, end_us, formats = saved
+        stream = cls(number)
+        stream.formats = tuple(AudioFormat._make([*form, b""]) for form in formats)
+        stream._end_us = end_us
+        return stream
 
 
 def _check(form: AudioFormat) -> None:
@@ -112,6 +126,18 @@ class Audio:
         self._names: dict[int, str] = {}
         self._streams: dict[int, _Stream] = {}
         self._target, self._client = _Side(), _Side()
+
+    def saved(self) -> dict[str, Any]:
+        """Give what `resumed` needs (rule 4)."""
+        return {"names": self._names, "streams": [stream.saved() for stream in self._streams.values()]}
+
+    @classmethod
+    def resumed(cls, saved: dict[str, Any]) -> Audio:
+        """Make one that goes on where another stood."""
+        audio = cls()
+        audio._names = saved["names"]
+        audio._streams = {stream.number: stream for stream in map(_Stream.resumed, saved["streams"])}
+        return audio
 
     def feed(self, record: Record) -> list[Sound]:
         """Take the next record and give the sound in it."""

@@ -8,7 +8,7 @@ Rule 3: a keyframe is taken where a decoder can go on from it; where none comes 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgpack
 
@@ -36,10 +36,10 @@ class Session:
 
     def __init__(self, keyframe: Keyframe | None = None) -> None:
         """Begin, or go on behind a keyframe; raises FormatError, WireError."""
-        self.screen = resumed(keyframe) if keyframe else Screen()
+        self.screen, audio = resumed(keyframe) if keyframe else (Screen(), Audio())
         self.seq = self.at_us = 0
         self._keys, self._lines = Keys(), Lines()
-        self._heat, self._sounds = Heat(), _Sounds()
+        self._heat, self._sounds = Heat(), _Sounds(audio)
         self._keyframe_us = 0
         self._area = self._bytes = 0  # painted and come since the last keyframe
 
@@ -87,20 +87,22 @@ class Session:
     def _taken(self, picture: Picture) -> Item:
         self._keyframe_us, self._area, self._bytes = self.at_us, 0, 0
         saved = self.screen.saved()
+        state = {"screen": saved, "audio": self._sounds.saved()} if saved else None
         body = {
             "seq": self.seq,
             "width": picture.width,
             "height": picture.height,
             "rgb": packed(picture.rgb),
-            "saved": packed(msgpack.packb(saved)) if saved else b"",
+            "saved": packed(msgpack.packb(state)) if state else b"",
         }
         return Item(Derived.KEYFRAME, self.at_us, body)
 
 
-def resumed(keyframe: Keyframe) -> Screen:
-    """Make the screen that a keyframe shows, to go on with it; raises FormatError, WireError."""
+def resumed(keyframe: Keyframe, *, lazily: bool = False) -> tuple[Screen, Audio]:
+    """Make what shows and plays a desktop from a keyframe on; raises FormatError, WireError."""
     picture = Picture(keyframe.width, keyframe.height, keyframe.picture())
-    return Screen.resumed(picture, msgpack.unpackb(keyframe.state()))
+    state = msgpack.unpackb(keyframe.state(), strict_map_key=False)
+    return Screen.resumed(picture, state["screen"], lazily=lazily), Audio.resumed(state["audio"])
 
 
 def _typed(line: Line) -> Item:
@@ -110,8 +112,8 @@ def _typed(line: Line) -> Item:
 class _Sounds:
     """Joins pieces of sound that follow each other to spans."""
 
-    def __init__(self) -> None:
-        self._audio = Audio()
+    def __init__(self, audio: Audio) -> None:
+        self._audio = audio
         self._spans: dict[
             int, tuple[Sound, int]
         ] = {}  # by stream: the first piece, and where the last one ends
@@ -119,6 +121,10 @@ class _Sounds:
     @property
     def faults(self) -> int:
         return self._audio.faults
+
+    def saved(self) -> dict[str, Any]:
+        """Give what sound goes on with."""
+        return self._audio.saved()
 
     def feed(self, record: Record) -> list[Item]:
         """Take a record; gives the spans that ended with it."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -165,3 +166,41 @@ def test_nothing_a_target_sends_raises(payloads: list[bytes], channel: int) -> N
     for one in records:
         for piece in reader.feed(one):
             assert len(piece.data) <= 60
+
+
+def dynamically(waves: int) -> Iterator[Record]:
+    """A dynamic channel, and waves on it."""
+    number = 9
+    create = bytes((0x10, number)) + b"AUDIO_PLAYBACK_DVC\0"
+    yield from (from_target(chunk, DYNAMIC) for chunk in build_chunks(create))
+    for one in build_dynamic_data(number, formats(PCM)):
+        yield from (from_client(chunk, DYNAMIC) for chunk in build_chunks(one))
+    for at in range(waves):
+        for message in wave2(BLOCK):
+            for one in build_dynamic_data(number, message):
+                yield from (from_target(chunk, DYNAMIC, 1000 + at * 50_000) for chunk in build_chunks(one))
+
+
+@given(st.integers(1, 30), st.booleans())
+def test_sound_left_and_gone_on_with_is_the_same(left_after: int, dynamic: bool) -> None:
+    told = [*named(PCM), *(one for at in range(12) for one in heard(*wave2(BLOCK), at_us=1000 + at * 50_000))]
+    if dynamic:
+        told = [session(), *dynamically(12)]
+    straight = list(sounds(told))
+    first, audio = [], Audio()
+    for one in told[:left_after]:
+        first += audio.feed(one)
+    other = Audio.resumed(msgpack.unpackb(msgpack.packb(audio.saved()), strict_map_key=False))
+    rest = [piece for one in told[left_after:] for piece in other.feed(one)]
+    assert [*first, *rest] == straight
+    assert other.faults == 0
+
+
+def test_a_wave_that_was_under_way_is_left_out() -> None:
+    begun, rest = heard(*wave(BLOCK))
+    audio = Audio()
+    for one in [*named(PCM), begun]:
+        assert audio.feed(one) == []
+    other = Audio.resumed(audio.saved())
+    assert other.feed(rest) == []
+    assert [piece.data for one in heard(*wave(BLOCK), at_us=9) for piece in other.feed(one)] == [BLOCK]
