@@ -22,11 +22,12 @@ from proxyd import log
 from proxyd.access import Access
 from proxyd.admission import Admission
 from proxyd.config import Console, Review
-from proxyd.console import acting, detail, entry, finding, governing, listing, live, player
+from proxyd.console import acting, detail, entry, finding, governing, listing, live, motion, player
 from proxyd.console.assets import Assets
 from proxyd.console.daemon import Daemon
 from proxyd.console.forms import BadForm
 from proxyd.console.guard import Guard, origins
+from proxyd.console.motion import Stages
 from proxyd.console.pages import Pages
 from proxyd.console.player import Surveys
 from proxyd.console.recordings import Recordings
@@ -72,6 +73,7 @@ class Site:
     pages: Pages
     recordings: Recordings
     surveys: Surveys = field(default_factory=Surveys)
+    stages: Stages = field(default_factory=Stages)
     live: int = 0
 
 
@@ -114,6 +116,7 @@ TABLE: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", f"{_ONE}/recording", player.overview),
     ("GET", f"{_ONE}/recording/pieces/{{number}}", player.part),
     ("GET", f"{_ONE}/recording/pictures/{{at_us}}", player.picture),
+    ("GET", f"{_ONE}/recording/motion/{{first_us}}/{{last_us}}/{{step_us}}", motion.stretch),
     ("GET", f"{_ONE}/drop", acting.ask_drop),
     ("POST", f"{_ONE}/drop", acting.drop),
     ("POST", f"{_ONE}/block", acting.block),

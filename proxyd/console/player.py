@@ -27,7 +27,6 @@ from proxyd.recorder.replay import Recording
 
 KEPT: Final = 16  # surveys: at most some megabytes each
 MICRO: Final = 1_000_000
-DIGITS: Final = 15  # of a number in an address: 31 years in microseconds
 
 
 class Surveys:
@@ -87,7 +86,7 @@ async def overview(visit: Visit) -> Response:
 
 async def part(visit: Visit) -> Response:
     """Give a piece of a terminal's recording."""
-    number, surveys = _number(visit, "number"), visit.site.surveys
+    number, surveys = visit.number("number"), visit.site.surveys
 
     def work(recording: Recording, answer: dict[str, Any]) -> bytes:
         cuts = surveys.of(recording, answer).cuts
@@ -103,7 +102,7 @@ async def part(visit: Visit) -> Response:
 
 async def picture(visit: Visit) -> Response:
     """Give what a desktop showed at a moment, as PNG."""
-    at_us = _number(visit, "at_us")
+    at_us = visit.number("at_us")
 
     def work(recording: Recording, answer: dict[str, Any]) -> Drawn:
         if not is_desktop(answer["session"]):
@@ -129,10 +128,3 @@ def _drawn(recording: Recording, at_us: int) -> Drawn:
         one for one in recording.records(keyframe.at_us) if one.seq > keyframe.seq and one.at_us <= at_us
     )
     return draw_from(keyframe, behind)
-
-
-def _number(visit: Visit, name: str) -> int:
-    text = visit.request.path_params[name]
-    if not (text.isascii() and text.isdecimal() and len(text) <= DIGITS):
-        raise ControlError(Code.NOT_FOUND, "there is no such piece")
-    return int(text)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COOKIE: Final = "__Host-proxyd"  # the prefix: Secure, this host only, path "/" (RFC 6265bis 4.1.3)
 SESSION_ID: Final = re.compile(r"[0-9A-Za-z_.-]{1,128}")
+DIGITS: Final = 15  # of a number in an address: 31 years in microseconds
 LOCAL: Final = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
 
 
@@ -38,6 +39,13 @@ class Visit:
     def session(self) -> str:
         """The session the address names; raises ControlError where that can be none."""
         return session_of(self.request.path_params)
+
+    def number(self, name: str) -> int:
+        """Give a number of the address; raises ControlError where that is none."""
+        text = self.request.path_params[name]
+        if not (text.isascii() and text.isdecimal() and len(text) <= DIGITS):
+            raise ControlError(Code.NOT_FOUND, "there is no such piece")
+        return int(text)
 
     async def call(self, name: str, **arguments: Any) -> dict[str, Any]:
         """Ask the daemon for this person. Raises ControlError."""

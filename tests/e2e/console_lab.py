@@ -23,13 +23,12 @@ SHOTS = os.environ.get("CONSOLE_SHOTS", "")  # where pictures of every step go; 
 
 
 @dataclass
-class ConsoleLab:
-    """A lab with a console."""
+class Browsing:
+    """A console and a browser, and who has signed in."""
 
-    lab: Lab
     console: Console
     browser: Browser
-    states: dict[str, Any] = field(default_factory=dict)
+    states: dict[str, Any] = field(default_factory=dict, kw_only=True)
 
     def context(self, name: str = ADMIN, **options: Any) -> BrowserContext:
         """A browser profile of one person, signed in; each signs in once, with the form."""
@@ -60,6 +59,13 @@ class ConsoleLab:
             context.close()
         assert not wrong, wrong
 
+
+@dataclass
+class ConsoleLab(Browsing):
+    """A console beside a lab."""
+
+    lab: Lab
+
     def shown(self, page: Page, text: str) -> list[str]:
         """Wait until the terminal on the page shows a text; give its rows."""
         rows = lambda: page.evaluate("window.proxyd ? proxyd.screen.text() : []")  # noqa: E731
@@ -86,12 +92,21 @@ def shot(page: Page, name: str) -> None:
         page.screenshot(path=Path(SHOTS) / f"{name}.png")
 
 
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A real Chromium; the test is skipped, loudly, where there is none."""
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("chromium IS MISSING: nothing shows that the console's pages work in a browser")
+    with sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
 @pytest.fixture(scope="module")
 def console_lab(shared: Path, request: pytest.FixtureRequest) -> Iterator[ConsoleLab]:
     """The console all tests of a file share; the browser's event loop is gone before tests that have one of their own."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium IS MISSING: nothing shows that the console's pages work in a browser")
     name = request.module.__name__.rpartition(".")[2]
     made = make_lab(shared / f"{name}-lab")
     with made.sshd:
@@ -101,8 +116,6 @@ def console_lab(shared: Path, request: pytest.FixtureRequest) -> Iterator[Consol
         console.person(AUDITOR, "PAM Auditor")
         console.person(OPERATOR, "PAM Operator")
         console.person(NOBODY)
-        with made.proxyd, console, sync_playwright() as player:
-            browser = player.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            yield ConsoleLab(made, console, browser)
-            browser.close()
+        with made.proxyd, console, chromium() as browser:
+            yield ConsoleLab(console, browser, made)
     RUNNING.remove(made)

@@ -10,10 +10,18 @@ const stage = document.querySelector(".screen");
 const said = (name) => document.querySelector(`[data-said="${name}"]`);
 const kind = stage.dataset.kind;
 const screen = kind === "terminal" ? new Screen(stage.querySelector(".terminal")) : null;
-const desktop = kind === "desktop" ? new Desktop(stage.querySelector("canvas")) : null;
+const desktop = kind === "desktop" ? new Desktop(stage.querySelector("canvas"), stage.querySelector(".pointer")) : null;
 const queries = kind === "queries" ? new Queries(stage.querySelector(".queries")) : null;
 const lags = [];
 let began = 0;
+
+// How late it is when what was recorded at a moment is drawn.
+function lag(at_us) {
+  requestAnimationFrame(() => {
+    lags.push(Date.now() - began - at_us / 1000);
+    if (lags.length > 1000) lags.shift();
+  });
+}
 
 const take = {
   about(row) {
@@ -22,12 +30,12 @@ const take = {
   },
   size: (size) => screen?.resize(size),
   out([at_us, bytes]) {
-    screen?.write(bytes).then(() => requestAnimationFrame(() => {
-      lags.push(Date.now() - began - at_us / 1000);
-      if (lags.length > 1000) lags.shift();
-    }));
+    screen?.write(bytes).then(() => lag(at_us));
   },
-  shown: (changes) => changes.forEach((change) => desktop.show(change)),
+  shown(changes) {
+    for (const change of changes) desktop.show(change);
+    lag(changes.at(-1).at_us);
+  },
   query(query) {
     const item = queries?.show(query);
     item?.scrollIntoView({ block: "nearest" });

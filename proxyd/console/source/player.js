@@ -3,9 +3,10 @@
 
 import { decode } from "@msgpack/msgpack";
 import { clock, entry, Queries } from "./feed.js";
+import { DesktopView } from "./motion.js";
 import { Screen } from "./screen.js";
 
-const IDLE_US = 2_000_000, BEFORE_US = 300_000, STEP_US = 5_000_000, KEPT = 12;
+const STALL_MS = 50, IDLE_US = 2_000_000, BEFORE_US = 300_000, STEP_US = 5_000_000, KEPT = 12;
 const stage = document.querySelector(".screen");
 const said = (name) => document.querySelector(`[data-said="${name}"]`);
 const control = (name) => document.querySelector(`[data-do="${name}"]`);
@@ -99,33 +100,6 @@ class TerminalView {
   }
 }
 
-class DesktopView {
-  constructor(overview) {
-    this.picture = said("picture");
-    this.busy = [...overview.heat.entries()].filter(([, [out, typed]]) => out || typed).map(([bin]) => (bin * overview.duration_us) / overview.heat.length);
-    this.at = 0;
-  }
-
-  async seek(at) {
-    this.at = at;
-    const answer = await get(`/pictures/${Math.round(at)}`);
-    this.picture.hidden = answer.status === 204; // nothing was painted by then
-    if (this.picture.hidden) return;
-    const address = URL.createObjectURL(await answer.blob());
-    this.picture.src = address;
-    await this.picture.decode();
-    URL.revokeObjectURL(address);
-  }
-
-  advance(at) {
-    return this.seek(at);
-  }
-
-  next() {
-    return this.busy.find((at) => at > this.at) ?? Infinity;
-  }
-}
-
 class QueriesView {
   constructor(overview) {
     const list = new Queries(stage.querySelector(".queries"));
@@ -178,20 +152,25 @@ class Player {
   async play() {
     this.playing = true;
     control("play").textContent = "Pause";
+    this.view.sound?.begin().catch(() => {}); // where there is no sound card pictures are shown all the same
     if (this.at >= this.duration) await this.seek(0);
     let before = performance.now();
     while (this.playing) {
       const now = await new Promise(requestAnimationFrame);
       const turn = this.turn;
       await this.working;
-      let at = this.at + Math.max(now - before, 0) * 1000 * Number(control("speed").value);
+      const speed = Number(control("speed").value);
+      let at = this.at + Math.max(now - before, 0) * 1000 * speed;
       before = now;
-      const next = this.view.next();
+      const next = this.view.next(at);
       if (control("idle").checked && next - at > IDLE_US) at = Math.min(next, this.duration) - BEFORE_US;
       if (turn !== this.turn) continue;
       this.at = Math.min(Math.max(at, this.at), this.duration);
       this.tell();
-      await this.view.advance(this.at);
+      await this.view.advance(this.at, speed);
+      if (turn !== this.turn || !this.playing) continue;
+      before = Math.max(before, performance.now() - STALL_MS); // what was waited for is not skipped
+      this.hear(now, speed);
       if (this.at >= this.duration) this.pause();
       if (next === Infinity && control("idle").checked) {
         this.at = this.duration;
@@ -204,6 +183,12 @@ class Player {
   pause() {
     this.playing = false;
     control("play").textContent = "Play";
+    this.view.rest?.();
+  }
+
+  hear(frame, speed) {
+    const why = this.view.hear?.(this.at, frame, speed);
+    if (why !== undefined && said("sound").textContent !== why) said("sound").textContent = why;
   }
 
   tell() {
@@ -285,6 +270,8 @@ function wire(player, overview) {
     event.preventDefault();
   });
   control("play").addEventListener("click", toggle);
+  control("volume")?.addEventListener("input", (event) => player.view.sound.volume(Number(event.target.value) / 100));
+  control("mute")?.addEventListener("change", (event) => player.view.sound.volume(event.target.checked ? 0 : Number(control("volume").value) / 100));
   control("full").addEventListener("click", () => stage.requestFullscreen());
   control("find").addEventListener("input", (event) => player.find(event.target.value.trim().toLowerCase()));
   addEventListener("resize", () => {
@@ -297,7 +284,7 @@ function wire(player, overview) {
 
 try {
   const overview = await (await get("")).json();
-  const view = new { terminal: TerminalView, desktop: DesktopView, queries: QueriesView }[stage.dataset.kind](overview);
+  const view = new { terminal: TerminalView, desktop: DesktopView, queries: QueriesView }[stage.dataset.kind](overview, get, stage);
   const player = new Player(overview, view);
   window.proxyd = { player, view, screen: view.screen };
   await wire(player, overview)(Number(new URLSearchParams(location.search).get("at") ?? 0) * 1e6 || 0);
