@@ -7,6 +7,7 @@ Rule 3: times are local unless --utc is given; JSON always has UTC.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -199,6 +200,20 @@ def position(us: int) -> str:
     hours, minutes = divmod(minutes, 60)
     head = f"{hours}:{minutes:02}" if hours else f"{minutes}"
     return f"{head}:{seconds:02}.{rest:03}"
+
+
+_CLOCK = re.compile(r"(?:(?:(\d{1,9}):)?(\d{1,9}):)?(\d{1,9}(?:\.\d{1,9})?)", re.ASCII)
+_UNITS = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s)?", re.ASCII)
+
+
+def place_us(text: str) -> int | None:
+    """Read a place in a recording, in microseconds: 12 (seconds), 1:30, 1:02:03.5, 1h2m3s; None for anything else."""
+    text = text.strip().lower()
+    match = _CLOCK.fullmatch(text) or _UNITS.fullmatch(text)
+    if not (match and text):
+        return None
+    hours, minutes, seconds = match.groups(default="0")
+    return round((int(hours) * 3600 + int(minutes) * 60 + float(seconds)) * 1e6)
 
 
 def _json_of(value: Any, name: str = "") -> Any:

@@ -9,7 +9,6 @@ Rule 2: `verify` believes nobody: it needs the files, the ledger and the public 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 import time
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 import click
 
 from proxyd.cli_app import Command, CommandLine, Run, session_argument, who
-from proxyd.cli_output import FAILED, ID_SHOWN, Column, duration, size
+from proxyd.cli_output import FAILED, ID_SHOWN, Column, duration, place_us, size
 from proxyd.cli_sessions import views_of
 from proxyd.errors import ConfigError, ProxydError
 
@@ -59,14 +58,9 @@ class Place(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Give microseconds."""
-        text = str(value).strip().lower()
-        clock = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)", text)
-        match = clock or re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", text)
-        if match and text:
-            hours, minutes, seconds = match.groups(default="0")
-        else:
+        if (found := place_us(str(value))) is None:
             self.fail(f"{value!r} is no time in a recording: 12, 1:30, 1:02:03 or 1h2m3s", param, ctx)
-        return round((int(hours) * 3600 + int(minutes) * 60 + float(seconds)) * 1e6)
+        return found
 
 
 class Opened(NamedTuple):

@@ -1,4 +1,4 @@
-"""`proxyctl`'s commands about who sees a session: auditors, views; request, requests, approve, deny, revoke."""
+"""`proxyctl`'s commands about who sees a session, and what they say of it: auditors, views; comments; requests."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from proxyd.cli_app import Command, CommandLine, Run, ids_of, offered, session_argument
 from proxyd.cli_output import ID_SHOWN, Column, duration, position
+from proxyd.cli_recordings import Place
 from proxyd.cli_sessions import UNITS, Moment
 
 STATUSES = ("pending", "approved", "denied", "expired", "revoked")
@@ -46,7 +47,7 @@ class RequestName(click.ParamType[str]):
 
 def add_to(group: CommandLine) -> None:
     """Add these commands, in the order the help shows them."""
-    for command in (auditors, views, request, requests, approve, deny, revoke):
+    for command in (auditors, views, comment, comments, review, request, requests, approve, deny, revoke):
         group.add_command(command)
 
 
@@ -112,6 +113,59 @@ def whence(view: Mapping[str, Any]) -> str:
     if not view.get("via"):
         return "this machine"
     return f"{view['address']} by {view['via']}" if view.get("address") else str(view["via"])
+
+
+@click.command(cls=Command, short_help="Say something of a session, or of a moment of it.")
+@session_argument()
+@click.argument("text")
+@click.option(
+    "--at", "at_us", type=Place(), metavar="TIME", help="Pinned to this moment: 83s, 1:23; else to none."
+)
+@click.pass_obj
+def comment(run: Run, session: str, text: str, at_us: int | None) -> None:
+    """Keep a TEXT with a session, or with a moment of it: the console's player shows it there.
+
+    Those read it who may see the session. It stays as it is, and is in the ledger.
+    """
+    pinned = {} if at_us is None else {"at": at_us / 1e6}
+    if (answer := run.ask("comment", session=session, text=text, **pinned)) is None:
+        return
+    one = answer["comment"]
+    where = "" if one["at_us"] is None else f" at {position(one['at_us'])}"
+    run.output.line(f"Kept with session {one['session'][:ID_SHOWN]}{where}.")
+
+
+@click.command(cls=Command, short_help="List what was said of a session, and who reviewed it.")
+@session_argument()
+@click.pass_obj
+def comments(run: Run, session: str) -> None:
+    """List what was said of a session, with the moment it is about, and each mark of review; the oldest first."""
+    if (answer := run.ask("comments", session=session)) is None:
+        return
+    columns = [
+        Column("WHEN", lambda row: run.output.time(row["at"]), keep=7),
+        Column("WHO", lambda row: row["person"], keep=8),
+        Column("AT", lambda row: "" if row["at_us"] is None else position(row["at_us"]), right=True),
+        Column("MARK", lambda row: row["mark"], keep=8),
+        Column("TEXT", lambda row: row["text"], fold=20, most=80),
+    ]
+    run.output.table(columns, answer["comments"], "Nothing was said of it.")
+
+
+@click.command(cls=Command, short_help="Mark a session as reviewed.")
+@session_argument()
+@click.option("--text", default="", help="What is to be said of it; kept with the session.")
+@click.option("--undo", is_flag=True, help="Take the mark back: somebody is to look again.")
+@click.pass_obj
+def review(run: Run, session: str, *, text: str, undo: bool) -> None:
+    """Mark a session that has ended as reviewed; `sessions --not-reviewed` lists those that wait.
+
+    Nobody reviews a session of their own.
+    """
+    if (answer := run.ask("review", session=session, text=text, done=not undo)) is None:
+        return
+    name = answer["comment"]["session"][:ID_SHOWN]
+    run.output.line(f"Session {name} waits for review again." if undo else f"Reviewed: {name}.")
 
 
 @click.command(cls=Command, short_help="Ask to see a session.")

@@ -66,6 +66,9 @@ def _hidden_alias() -> click.Command:
 @click.option("--target", default="", help="To this target; a glob.")
 @click.option("--protocol", default="", help="Of this protocol, as ssh.")
 @click.option("--state", type=click.Choice(["live", "ended", "recovered", "failed"]), help="In this state.")
+@click.option(
+    "--reviewed/--not-reviewed", default=None, help="Marked by a reviewer; or ended, and waiting for one."
+)
 @click.option("--since", type=Moment(), help="Alive after this: 2h, yesterday, 14:00, 2026-11-21.")
 @click.option("--until", type=Moment(), help="Begun before this.")
 @click.option(
@@ -77,7 +80,7 @@ def sessions(run: Run, /, **wanted: Any) -> None:
     asked = {name: value for name, value in wanted.items() if value not in ("", None)}
     if (answer := run.ask("sessions", **asked)) is None:
         return
-    filtered = any(value for name, value in wanted.items() if name != "limit")
+    filtered = any(value not in ("", None) for name, value in wanted.items() if name != "limit")
     empty = "No such session." if filtered else "No sessions yet."
     run.output.table(_session_columns(run.output), answer["sessions"], empty)
 
@@ -113,6 +116,8 @@ def _notes_of(row: Mapping[str, Any]) -> str:
         notes.append(f"{row['viewers']} watching")
     if row.get("reason") and row["reason"] != "closed":
         notes.append(_ended_by(row))
+    if row.get("reviewed_by"):
+        notes.append("reviewed")
     if row.get("purged_at"):
         notes.append("purged")
     return ", ".join(notes)
@@ -160,6 +165,8 @@ def _facts_of(answer: Mapping[str, Any], output: Output) -> list[tuple[str, str]
         facts.append(
             ("Blocked", f"by {block['by']} on {output.time(block['at'])}  {block['reason']}".rstrip())
         )
+    if row.get("reviewed_at"):
+        facts.append(("Reviewed", f"by {row['reviewed_by']} on {output.time(row['reviewed_at'])}"))
     if auditors := answer.get("auditors"):
         facts.append(("Auditors", ", ".join(auditors)))
     if hold := answer.get("hold"):

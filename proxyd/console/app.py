@@ -22,7 +22,7 @@ from proxyd import log
 from proxyd.access import Access
 from proxyd.admission import Admission
 from proxyd.config import Console, Review
-from proxyd.console import acting, detail, entry, finding, governing, listing, live, motion, player
+from proxyd.console import acting, commenting, detail, entry, finding, governing, listing, live, motion, player
 from proxyd.console.assets import Assets
 from proxyd.console.daemon import Daemon
 from proxyd.console.forms import BadForm
@@ -126,6 +126,9 @@ TABLE: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", f"{_ONE}/auditors", governing.auditors),
     ("GET", f"{_ONE}/request", governing.ask_request),
     ("POST", f"{_ONE}/request", governing.request),
+    ("GET", f"{_ONE}/comments", commenting.comments),
+    ("POST", f"{_ONE}/comments", commenting.comment),
+    ("POST", f"{_ONE}/review", commenting.review),
     ("GET", f"{_ONE}/hold", acting.ask_hold),
     ("POST", f"{_ONE}/hold", acting.hold),
     ("POST", f"{_ONE}/release", acting.release),

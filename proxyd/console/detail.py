@@ -7,6 +7,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from proxyd.cli_log import Entry
+from proxyd.console import commenting
 from proxyd.console.listing import shown
 from proxyd.console.recordings import log_of
 from proxyd.console.visit import Visit
@@ -42,6 +43,7 @@ async def show(visit: Visit) -> Response:
         "session.html",
         session=session,
         exports=exports["exports"],
+        comments=await commenting.seen(visit),
         found=answer["found"],
         views=list(reversed(answer["views"])),
         block=answer["block"],

@@ -15,7 +15,8 @@ from proxyd.console.visit import Visit
 
 ROWS: Final = 100  # of one page; older ones follow by their time
 STATES: Final = ("live", "ended", "recovered", "failed")
-FILTERS: Final = ("user", "target", "protocol", "state", "since", "until")
+REVIEWED: Final = {"yes": True, "no": False}
+FILTERS: Final = ("user", "target", "protocol", "state", "reviewed", "since", "until")
 _WHEN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(?::\d\d)?")
 
 
@@ -27,6 +28,8 @@ async def sessions(visit: Visit) -> Response:
     wanted |= {"user": _glob(given["user"]), "target": _glob(given["target"]), "limit": ROWS + 1}
     if given["state"] in STATES:
         wanted["state"] = given["state"]
+    if given["reviewed"] in REVIEWED:
+        wanted["reviewed"] = REVIEWED[given["reviewed"]]
     since, until = seconds_of(given["since"]), before if before is not None else seconds_of(given["until"])
     wanted |= {name: at for name, at in (("since", since), ("until", until)) if at is not None}
     found = (await visit.call("sessions", **wanted))["sessions"]

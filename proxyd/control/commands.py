@@ -12,6 +12,7 @@ Rule 5: answers hold text and numbers only: never a password hash, and no secret
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import shutil
 import time
@@ -25,7 +26,7 @@ import msgspec
 import trio
 
 from proxyd import __version__
-from proxyd.control import exporting, fetching, keeping, reviewing
+from proxyd.control import commenting, exporting, fetching, keeping, reviewing
 from proxyd.control.client import Code, ControlError
 from proxyd.control.issue import RdpFile, RdpRevoke, issue, revoke
 from proxyd.control.noting import note
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 
 LIST_LIMIT = 100  # sessions a list shows unasked: a screenful or two
 LIST_MAXIMUM = 10_000  # about 5 MB of answer
+VIEWS_SHOWN = 1000  # with a session, the newest: a player asks for a piece a minute, so a session much looked at has many
+VIEWS_MAXIMUM = 100_000  # about 20 MB of answer
 TEXT_LIMIT = 500  # characters of a reason or message: a sentence or three, and the tape keeps it for ever
 
 
@@ -129,12 +132,16 @@ _Text = Annotated[str, msgspec.Meta(max_length=TEXT_LIMIT)]
 
 
 class Filter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which sessions: `user` and `target` are globs, `since` and `until` seconds since 1970."""
+    """Which sessions: `user` and `target` are globs, `since` and `until` seconds since 1970.
+
+    `reviewed`: those that are; false: those that have ended and wait for it.
+    """
 
     user: _Text = ""
     target: _Text = ""
     protocol: _Text = ""
     state: Literal["", "live", "ended", "recovered", "failed"] = ""
+    reviewed: bool | None = None
     since: float | None = None
     until: float | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=LIST_MAXIMUM)] = LIST_LIMIT
@@ -238,6 +245,7 @@ async def _sessions(services: Services, _caller: Caller, wanted: Filter) -> dict
 def _wanted(session: Session, wanted: Filter) -> bool:
     return (
         wanted.state in ("", LIVE)
+        and wanted.reviewed is None
         and wanted.protocol in ("", session.protocol)
         and fnmatchcase(session.user, wanted.user or "*")
         and fnmatchcase(session.target, wanted.target or "*")
@@ -263,6 +271,8 @@ _EMPTY_ROW: dict[str, Any] = {
     "purged_at": None,
     "purged_why": "",
     "stored_at": None,
+    "reviewed_at": None,
+    "reviewed_by": "",
 }  # what only the catalog knows, for a session it missed
 
 
@@ -292,19 +302,26 @@ def _live_row(session: Session) -> dict[str, Any]:
 
 async def _show(services: Services, _caller: Caller, one: One) -> dict[str, Any]:
     row = await _find_row(services, one.session)
-    views = await trio.to_thread.run_sync(_views, services.ledger, row["id"])
+    views = await trio.to_thread.run_sync(_views, services.ledger, row["id"], VIEWS_SHOWN)
     block = await trio.to_thread.run_sync(services.catalog.blocked, row["user"], row["target"])
     hold = await trio.to_thread.run_sync(services.archive.holds.of, row["id"])
     auditors = await trio.to_thread.run_sync(services.reviews.auditors, row["id"])
-    live = next((one for one in services.registry.list() if one.id == row["id"]), None)
     return {
         "session": row,
-        "found": [dict(found) for found in live.findings] if live else [],  # of an ended one: its log
+        "found": await _found(services, row["id"]),
         "views": views,
         "block": _block_of(block) if block else None,
         "hold": keeping.shown(hold) if hold else None,
         "auditors": auditors,
     }
+
+
+async def _found(services: Services, session: str) -> list[dict[str, Any]]:
+    """Give a session's findings; of an ended one with their moments, and none where only the recording has them."""
+    live = next((one for one in services.registry.list() if one.id == session), None)
+    if live is not None:
+        return [dict(found) for found in live.findings]
+    return [one._asdict() for one in await trio.to_thread.run_sync(services.catalog.findings, session)]
 
 
 async def _find_row(services: Services, prefix: str) -> dict[str, Any]:
@@ -319,18 +336,20 @@ async def _find_row(services: Services, prefix: str) -> dict[str, Any]:
     return _row(found) | (_live_row(session) if session and found.state == LIVE else {})
 
 
-def _views(ledger: Ledger, session_id: str) -> list[dict[str, Any]]:
+def _views(ledger: Ledger, session_id: str, limit: int) -> list[dict[str, Any]]:
+    """Give the newest views of a session, in order."""
     told = ("who", "via", "address", "kind", "first", "last", "seconds", "request")
     return [
         {"at": entry.at} | {name: entry.fields.get(name) for name in told}
-        for entry in ledger.viewers(session_id)
+        for entry in ledger.viewers(session_id, limit)
     ]
 
 
 async def _seen_by(services: Services, _caller: Caller, one: One) -> dict[str, Any]:
     """List who saw a session."""
     row = await _find_row(services, one.session)
-    return {"session": row, "views": await trio.to_thread.run_sync(_views, services.ledger, row["id"])}
+    views = await trio.to_thread.run_sync(_views, services.ledger, row["id"], VIEWS_MAXIMUM)
+    return {"session": row, "views": views}
 
 
 def _refuse_oneself(caller: Caller, user: str, deed: str) -> None:
@@ -452,7 +471,8 @@ async def _read(services: Services, caller: Caller, wanted: Read) -> dict[str, A
     leave = await admit(services, caller, found.id, wanted.kind)
     refuse_unreadable(caller, found, wanted.kind)
     row = await _find_row(services, found.id)
-    views = await trio.to_thread.run_sync(_views, services.ledger, found.id) if wanted.views else []
+    seen = functools.partial(_views, services.ledger, found.id, VIEWS_SHOWN)
+    views = await trio.to_thread.run_sync(seen) if wanted.views else []
     path, files = await services.archive.find(found)
     kind, span = wanted.kind.value, wanted.span(row)
     await note(services, caller, "view", session=found.id, kind=kind, **span, **leave.by)
@@ -577,6 +597,9 @@ COMMANDS: Mapping[str, Command] = {
     "views": Command(_P.LIST, One, _seen_by),
     "auditors": Command(_P.LIST, reviewing.Auditors, reviewing.auditors),
     "set-auditors": Command(_P.AUDITORS, reviewing.SetAuditors, reviewing.set_auditors),
+    "comments": Command(_P.LIST, commenting.List, commenting.comments),
+    "comment": Command(_P.REVIEW, commenting.Say, commenting.comment),
+    "review": Command(_P.REVIEW, commenting.Review, commenting.review),
     "request": Command(_P.ASK, reviewing.Ask, reviewing.ask),
     "requests": Command(_P.ASK, reviewing.Filter, reviewing.requests),
     "approve": Command(_P.DECIDE, reviewing.Decide, reviewing.approve),

@@ -26,6 +26,7 @@ class Permission(StrEnum):
     EXPORT = "recordings.export"  # take a copy along: what becomes of it no rule here sees
     AUDITORS = "sessions.auditors"
     BLOCKS = "blocks.list"
+    REVIEW = "sessions.review"  # comment on what one may see, and say that it has been reviewed
     HOLD = "recordings.hold"
     PURGE = "recordings.purge"
     ASK = "requests.ask"
@@ -48,8 +49,8 @@ ROLES: Mapping[str, frozenset[Permission]] = {
     "PAM Administrator": _ADMINISTRATOR,
     "PAM Auditor": frozenset(
         {
-            _P.LIST, _P.WATCH, _P.BLOCK, _P.MESSAGE, _P.REPLAY, _P.LOG, _P.SEARCH, _P.EXPORT, _P.BLOCKS, _P.HOLD, _P.ASK,
-            _P.STATUS,
+            _P.LIST, _P.WATCH, _P.BLOCK, _P.MESSAGE, _P.REPLAY, _P.LOG, _P.SEARCH, _P.EXPORT, _P.REVIEW, _P.BLOCKS, _P.HOLD,
+            _P.ASK, _P.STATUS,
         }
     ),
     "PAM Operator": frozenset({_P.LIST, _P.BLOCK, _P.DROP, _P.MESSAGE, _P.LOG, _P.BLOCKS, _P.ASK, _P.STATUS}),

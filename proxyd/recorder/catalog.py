@@ -9,7 +9,7 @@ Rule 4: times are seconds since 1970; sizes are bytes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -17,7 +17,8 @@ from typing import Any, Literal, Self
 import sqlalchemy as sa
 
 from proxyd.recorder.database import CatalogError, Database
-from proxyd.recorder.schema import BLOCKS, SESSIONS
+from proxyd.recorder.schema import BLOCKS, FINDINGS, SESSIONS
+from proxyd.recorder.summary import Finding
 
 LIMIT = 100  # sessions a list shows when nobody says how many: a screenful or two
 NAMED_CANDIDATES = 5  # ids an ambiguous prefix is answered with: enough to choose, short enough for one line
@@ -65,6 +66,8 @@ class SessionRow:
     purged_at: float | None
     purged_why: str
     stored_at: float | None
+    reviewed_at: float | None
+    reviewed_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +86,15 @@ class SessionFilter:
     """Which sessions a list wants; empty fields want all.
 
     `user` and `target` are globs (`*` any text, `?` one character; capitals differ). `since` and `until`
-    bound a window: a session counts when it lived at any moment of it. `limit` None is no limit.
+    bound a window: a session counts when it lived at any moment of it. `limit` None is no limit. Of those that are not
+    `reviewed`, only such count as have ended.
     """
 
     user: str = ""
     target: str = ""
     protocol: str = ""
     state: str = ""
+    reviewed: bool | None = None
     since: float | None = None
     until: float | None = None
     limit: int | None = LIMIT
@@ -148,11 +153,13 @@ class Catalog:
         chain: str | bytes,
         state: State = "ended",
         findings: int | None = None,
+        found: Sequence[Finding] | None = None,
         channels: Mapping[str, int] | None = None,
     ) -> None:
         """Keep how a session ended; `chain` is the last chain value, raw or hex. May be said again.
 
-        `findings` and `channels` None leave what is known of them. Raises NotFound for an unknown id.
+        `findings`: how many there are, `found`: those of them that are known, `channels`: how many of which type; None
+        leaves what is known of them. Raises NotFound for an unknown id.
         """
         values: dict[str, Any] = {
             "ended_at": ended_at,
@@ -169,11 +176,25 @@ class Catalog:
             values["findings"] = findings
         if channels is not None:
             values["channels"] = dict(channels)
-        self._update(id, values)
+        rows = [one._asdict() | {"session": id, "n": n} for n, one in enumerate(found or ())]
+        with self.database.write() as connection:
+            _update(connection, id, values)
+            if found is not None:
+                connection.execute(FINDINGS.delete().where(FINDINGS.c.session == id))
+            if rows:
+                connection.execute(FINDINGS.insert(), rows)
+
+    def findings(self, id: str) -> list[Finding]:  # noqa: A002  as in `ended`
+        """List the findings of the ended session with this whole id, in order."""
+        columns = [FINDINGS.c[name] for name in Finding._fields]
+        query = sa.select(*columns).where(FINDINGS.c.session == id).order_by(FINDINGS.c.n)
+        with self.database.read() as connection:
+            return [Finding(*row) for row in connection.execute(query)]
 
     def found(self, id: str, count: int = 1) -> None:  # noqa: A002  as in `ended`
         """Add `count` to a session's findings. Raises NotFound for an unknown id."""
-        self._update(id, {"findings": SESSIONS.c.findings + count})
+        with self.database.write() as connection:
+            _update(connection, id, {"findings": SESSIONS.c.findings + count})
 
     def sessions(self, wanted: SessionFilter | None = None) -> list[SessionRow]:
         """List the sessions a filter wants, in its order."""
@@ -227,11 +248,11 @@ class Catalog:
             row = connection.execute(query).mappings().first()
         return Block(**row) if row else None
 
-    def _update(self, session_id: str, values: Mapping[str, Any]) -> None:
-        with self.database.write() as connection:
-            done = connection.execute(SESSIONS.update().where(SESSIONS.c.id == session_id).values(values))
-            if not done.rowcount:
-                raise NotFound(f"no session {session_id}")
+
+def _update(connection: sa.Connection, session_id: str, values: Mapping[str, Any]) -> None:
+    done = connection.execute(SESSIONS.update().where(SESSIONS.c.id == session_id).values(values))
+    if not done.rowcount:
+        raise NotFound(f"no session {session_id}")
 
 
 def _pair(user: str, target: str) -> tuple[sa.ColumnElement[bool], ...]:
@@ -248,6 +269,10 @@ def _conditions(wanted: SessionFilter) -> Iterator[sa.ColumnElement[bool]]:
         yield table.protocol == wanted.protocol
     if wanted.state:
         yield table.state == wanted.state
+    if wanted.reviewed:
+        yield table.reviewed_at.is_not(None)
+    elif wanted.reviewed is False:
+        yield sa.and_(table.reviewed_at.is_(None), table.ended_at.is_not(None), table.purged_at.is_(None))
     if wanted.since is not None:
         yield sa.or_(table.ended_at.is_(None), table.ended_at >= wanted.since)
     if wanted.until is not None:

@@ -16,7 +16,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from proxyd.errors import FormatError, ProxydError
 from proxyd.recorder import store
 from proxyd.recorder.keys import Signer, key_id, signed_by
+from proxyd.recorder.ledger_index import INDEXED, LedgerIndex, Unindexed
 
 DOMAIN = b"proxyd ledger entry\0"  # what is signed begins with it: a signature made elsewhere never fits here
 FIRST = "0" * 64  # the hash before the first entry
@@ -101,9 +103,22 @@ class LedgerReader:
         Checks no chain and no signature: `verify` does. Raises FormatError for a line that is no entry, or passes
         over it with `past_damage`.
         """
+        for entry in self._read((line for _, line in self._lines()), kind, session, past_damage=past_damage):
+            if entry.at >= since and entry.n > after:
+                yield entry
+
+    def viewers(self, session: str, limit: int | None = None) -> list[Entry]:
+        """Say who watched, replayed or exported a session, in order (mission M5); at most the newest `limit`."""
+        found = self.entries(INDEXED, session=session)
+        return list(found if limit is None else deque(found, limit))
+
+    def _read(
+        self, lines: Iterable[bytes], kind: str | Collection[str], session: str, *, past_damage: bool = False
+    ) -> Iterator[Entry]:
+        """Yield what these lines hold of these kinds and this session. Raises FormatError."""
         kinds = {kind} if isinstance(kind, str) and kind else set(kind)
         needle = session.encode()
-        for _, line in self._lines():
+        for line in lines:
             if needle not in line or not line.endswith(b"\n"):
                 continue
             try:
@@ -112,15 +127,8 @@ class LedgerReader:
                 if past_damage:
                     continue
                 raise FormatError(f"the ledger {self.path} is damaged: {error}") from None
-            wanted = (not kinds or entry.kind in kinds) and (
-                not session or entry.fields.get("session") == session
-            )
-            if wanted and entry.at >= since and entry.n > after:
+            if (not kinds or entry.kind in kinds) and session in ("", entry.fields.get("session")):
                 yield entry
-
-    def viewers(self, session: str) -> list[Entry]:
-        """Say who watched, replayed or exported a session, in order (mission M5)."""
-        return list(self.entries("view", session=session))
 
     def verify(self, known: Head | None = None) -> LedgerReport:
         """Check every line, link and signature, and that `known`, a head seen before, is still there.
@@ -178,6 +186,7 @@ class Ledger(LedgerReader):
         Raises LedgerError when it can't be written, another process writes it, or it is no ledger.
         """
         super().__init__(path)
+        self._index = LedgerIndex(path, LINE_LIMIT + 1)
         self._signer, self._node, self._clock = signer, node, clock
         self._writing, self._syncing = threading.Lock(), threading.Lock()
         self._broken = ""
@@ -202,10 +211,19 @@ class Ledger(LedgerReader):
 
     def close(self) -> None:
         """Let another process write; idempotent."""
+        self._index.close()
         with self._writing:
             if self._fd >= 0:
                 os.close(self._fd)
             self._fd, self._broken = -1, "it is closed"
+
+    def viewers(self, session: str, limit: int | None = None) -> list[Entry]:
+        """Say the same, by the index; by the ledger itself where that can't be kept, or points at what is no entry."""
+        try:
+            lines = self._index.newest(session, -1 if limit is None else limit)
+            return list(self._read(lines, INDEXED, session))
+        except (Unindexed, OSError, FormatError):
+            return super().viewers(session, limit)
 
     @property
     def head(self) -> Head:

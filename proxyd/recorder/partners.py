@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from proxyd.recorder.summary import Finding
+
 
 class Settings(Protocol):
     """What of config.Recording is used here."""
@@ -42,6 +44,8 @@ class Catalog(Protocol):
         chain: str | bytes,
         state: Any,
         findings: int | None = None,
+        found: Sequence[Finding] | None = None,
+        channels: Mapping[str, int] | None = None,
     ) -> None:
         """Keep how it ended; `state` is "ended", "recovered" or "failed"."""
 

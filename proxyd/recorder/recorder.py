@@ -293,7 +293,9 @@ class Recorder:
             output_bytes=tape.output_bytes,
             chain=chain,
             state=state,
-            findings=tape.findings,
+            findings=tape.summary.count,
+            found=tape.summary.findings,
+            channels=tape.summary.channels,
         )
 
     # ------------------------------------------------------------------ what tapes say; called from `add`

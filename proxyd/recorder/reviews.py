@@ -1,4 +1,4 @@
-"""Auditors of sessions and requests to view them, kept in the catalog's database.
+"""Auditors of sessions and requests to view them, kept in the catalog's database; beside them what is said of sessions.
 
 Rule 1: what a method answered is on disk.
 Rule 2: a verdict is judged in the transaction that keeps it: of two at once the second sees the first.
@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from proxyd.governance.requests import Decision, Request, RequestRefused, Status, Verdict
 from proxyd.recorder.catalog import Catalog
+from proxyd.recorder.comments import Comments
 from proxyd.recorder.schema import AUDITORS, DECISIONS, REQUESTS
 
 ID_BYTES: Final = 8
@@ -46,6 +47,7 @@ class Reviews:
         self._database = catalog.database
         self._clock = clock
         self.version = 0
+        self.comments = Comments(catalog, clock=clock)
 
     def now(self) -> float:
         """Give the time by which windows are judged, in seconds since 1970."""

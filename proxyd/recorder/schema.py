@@ -35,6 +35,8 @@ SESSIONS: Final = sa.Table(
     sa.Column("purged_at", sa.Double),
     sa.Column("purged_why", sa.Text),
     sa.Column("stored_at", sa.Double),
+    sa.Column("reviewed_at", sa.Double),
+    sa.Column("reviewed_by", sa.Text),
 )
 BLOCKS: Final = sa.Table(
     "blocks",
@@ -115,4 +117,26 @@ DECISIONS: Final = sa.Table(
     sa.Column("at", sa.Double),
     sa.Column("comment", sa.Text),
     sa.Column("via", sa.Text),
+)
+FINDINGS: Final = sa.Table(
+    "findings",
+    SCHEMA,
+    sa.Column("session", sa.Text, sa.ForeignKey("sessions.id"), primary_key=True),
+    sa.Column("n", sa.Integer, primary_key=True),
+    sa.Column("at_us", sa.BigInteger),
+    sa.Column("code", sa.Text),
+    sa.Column("severity", sa.Text),
+    sa.Column("text", sa.Text),
+)
+COMMENTS: Final = sa.Table(
+    "comments",
+    SCHEMA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("session", sa.Text, sa.ForeignKey("sessions.id")),
+    sa.Column("person", sa.Text),
+    sa.Column("via", sa.Text),
+    sa.Column("at", sa.Double),
+    sa.Column("at_us", sa.BigInteger),
+    sa.Column("text", sa.Text),
+    sa.Column("mark", sa.Text),
 )

@@ -20,6 +20,7 @@ from proxyd.recorder.hub import PackedViewer, Viewer
 from proxyd.recorder.record import Kind, Record
 from proxyd.recorder.reel import ITEM_BYTES, Block, Reel, weigh
 from proxyd.recorder.segment import Item
+from proxyd.recorder.summary import COUNTED, Summary
 
 if TYPE_CHECKING:
     from proxyd.recorder.recorder import Recorder
@@ -44,7 +45,7 @@ class Tape:
     """One live session's recording; made by Recorder.open.
 
     `id`, `meta`; `started_ns`: wall clock, ns since 1970; `written`: the last record in a file; `failed`: why a
-    strict tape ended early; `over`: sealed, or given up; `findings`: FINDING records so far.
+    strict tape ended early; `over`: sealed, or given up; `summary`: what the list of sessions says of it.
     """
 
     __slots__ = (
@@ -68,7 +69,6 @@ class Tape:
         "_zero_ns",
         "clock_skew_ns",
         "failed",
-        "findings",
         "held",
         "hold",
         "id",
@@ -85,6 +85,7 @@ class Tape:
         "sealed",
         "started_ns",
         "strict",
+        "summary",
         "written",
     )
 
@@ -122,7 +123,8 @@ class Tape:
         self._announced = 0
         self._told_lost = 0
         self.lost = 0
-        self.written = self.queued = self.findings = 0
+        self.written = self.queued = 0
+        self.summary = Summary()
         self.failed: RecordingFailed | None = None
         self.held = self.outage = self.pressed = self.over = False
         self.news = trio.Event()  # replaced each time viewers are told
@@ -235,9 +237,9 @@ class Tape:
     # ------------------------------------------------------------------ the slow side of add
 
     def _weighed(self, kind: Kind, body: Any) -> int:
-        """Give the size of a body that is no bytes, and count findings."""
-        if kind is Kind.FINDING:
-            self.findings += 1
+        """Give the size of a body that is no bytes, and keep what the list of sessions says of it."""
+        if kind in COUNTED:
+            self.summary.take(kind, (time.monotonic_ns() - self._zero_ns) // 1000, body)
         return weigh(body) - ITEM_BYTES
 
     def _tell(self) -> None:

@@ -111,11 +111,18 @@ def console_lab(shared: Path, request: pytest.FixtureRequest) -> Iterator[Consol
     made = make_lab(shared / f"{name}-lab")
     with made.sshd:
         furnish(made)
-        console = Console(made.proxyd, shared / name)
-        console.person(ADMIN, "PAM Administrator")
-        console.person(AUDITOR, "PAM Auditor")
-        console.person(OPERATOR, "PAM Operator")
-        console.person(NOBODY)
-        with made.proxyd, console, chromium() as browser:
-            yield ConsoleLab(console, browser, made)
+        with consoled(made, shared / name) as lab:
+            yield lab
     RUNNING.remove(made)
+
+
+@contextmanager
+def consoled(made: Lab, directory: Path) -> Iterator[ConsoleLab]:
+    """Start a lab's proxyd, a console beside it with one person of each role, and a browser."""
+    console = Console(made.proxyd, directory)
+    console.person(ADMIN, "PAM Administrator")
+    console.person(AUDITOR, "PAM Auditor")
+    console.person(OPERATOR, "PAM Operator")
+    console.person(NOBODY)
+    with made.proxyd, console, chromium() as browser:
+        yield ConsoleLab(console, browser, made)

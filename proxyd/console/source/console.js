@@ -1,21 +1,15 @@
 // What every page gets: times in the viewer's own zone, and a list of sessions that keeps itself true.
 // Without it all pages work; it reads pages of this console only, and runs nothing they hold.
 
-const REFRESH_MS = 5000;
+import { showTimes, takeTimes } from "./time.js";
 
-function localTimes(root) {
-  for (const element of root.querySelectorAll("time[datetime]")) {
-    const at = new Date(element.dateTime);
-    element.title = element.textContent;
-    element.textContent = at.toLocaleString(undefined, { dateStyle: "short", timeStyle: "medium" });
-  }
-}
+const REFRESH_MS = 5000;
 
 async function refresh(parts) {
   const answer = await fetch(location.href, { headers: { accept: "text/html" } });
   if (!answer.ok) return;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  localTimes(page);
+  showTimes(page);
   for (const part of parts) {
     const fresh = page.querySelector(`[data-live="${part.dataset.live}"]`);
     if (fresh && !part.contains(document.activeElement) && fresh.innerHTML !== part.innerHTML) {
@@ -24,7 +18,8 @@ async function refresh(parts) {
   }
 }
 
-localTimes(document);
+showTimes(document);
+takeTimes();
 const parts = [...document.querySelectorAll("[data-live]")];
 if (parts.length) {
   setInterval(() => {

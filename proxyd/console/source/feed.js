@@ -1,9 +1,11 @@
 // Statements and events as lists; whatever a session holds becomes text, never markup.
 
-export function clock(us) {
+export function clock(us, digits = 0) {
   const seconds = Math.floor(us / 1e6), two = (number) => String(number).padStart(2, "0");
   const hours = Math.floor(seconds / 3600), minutes = Math.floor(seconds / 60) % 60;
-  return hours ? `${hours}:${two(minutes)}:${two(seconds % 60)}` : `${minutes}:${two(seconds % 60)}`;
+  const rest = digits ? String(Math.floor(us / 10 ** (6 - digits)) % 10 ** digits).padStart(digits, "0") : "";
+  const text = hours ? `${hours}:${two(minutes)}:${two(seconds % 60)}` : `${minutes}:${two(seconds % 60)}`;
+  return rest ? `${text}.${rest}` : text;
 }
 
 export function entry(at_us, kind, text, activate) {

@@ -2,6 +2,7 @@
 // A terminal is shown from pieces of its recording, a desktop from pictures, a database session as its statements.
 
 import { decode } from "@msgpack/msgpack";
+import { showComments } from "./comments.js";
 import { clock, entry, Queries } from "./feed.js";
 import { DesktopView } from "./motion.js";
 import { Screen } from "./screen.js";
@@ -287,7 +288,9 @@ try {
   const view = new { terminal: TerminalView, desktop: DesktopView, queries: QueriesView }[stage.dataset.kind](overview, get, stage);
   const player = new Player(overview, view);
   window.proxyd = { player, view, screen: view.screen };
-  await wire(player, overview)(Number(new URLSearchParams(location.search).get("at") ?? 0) * 1e6 || 0);
+  const seek = wire(player, overview);
+  showComments(player, seek);
+  await seek(Number(new URLSearchParams(location.search).get("at") ?? 0) * 1e6 || 0);
   said("status").textContent = "";
 } catch (error) {
   said("wrong").hidden = false;

@@ -16,6 +16,7 @@ from proxyd.errors import ProxydError
 from proxyd.recorder import schema
 from proxyd.recorder.catalog import Catalog, CatalogError, NotFound, SessionFilter
 from proxyd.recorder.database import MIGRATIONS
+from proxyd.recorder.summary import Finding
 
 DAY = 86_400.0
 
@@ -89,6 +90,19 @@ def test_a_session_is_listed_from_its_start_to_its_end(catalog: Catalog) -> None
     assert (ended.user, ended.user_ip, ended.target, ended.host, ended.login, ended.how) == (
         "alice", "192.0.2.7", "db-prod", "10.0.0.5:22", "root", "publickey+totp",
     )  # fmt: skip
+
+
+@pytest.mark.mission("M11")
+def test_what_was_found_is_kept_with_its_moment_and_may_be_said_again(catalog: Catalog) -> None:
+    catalog.started(row("a1"))
+    catalog.started(row("a2"))
+    found = [Finding(5, "weak", "low", "one"), Finding(9, "rule-x", "high", "two")]
+    for _ in range(2):
+        end(catalog, "a1", findings=2, found=found)
+    assert catalog.findings("a1") == found
+    end(catalog, "a1", state="recovered")  # who does not know leaves them
+    assert catalog.findings("a1") == found
+    assert catalog.findings("a2") == []
 
 
 def test_what_a_crash_left_live_can_be_ended_as_recovered_and_said_twice(catalog: Catalog) -> None:

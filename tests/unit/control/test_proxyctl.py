@@ -395,6 +395,32 @@ def test_a_reader_who_goes_is_no_error(played: Any, background: Any) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_comments_and_marks_from_the_terminal(played: Any, ctl: Any) -> None:
+    played.end(played.begin())
+    played.config.users = {"ann": User(name="ann", roles=["PAM Auditor"])}
+    played.operate_as("PAM Auditor", name="root", user="ann")
+    assert ctl("comments", "1a2b").stdout == "Nothing was said of it.\n"
+    assert ctl("comment", "1a2b", "look\x1b[31m", "--at", "1:02.5").stdout == (
+        "Kept with session 1a2b3c4d at 1:02.500.\n"
+    )
+    assert ctl("comment", "1a2b", "").exit_code == 2
+    assert "no such moment" in ctl("comment", "1a2b", "x", "--at", "9:00").stderr
+    assert "not marked as reviewed" in ctl("review", "1a2b", "--undo").stderr
+    assert "1a2b3c4d" in ctl("sessions", "--not-reviewed").stdout
+    assert ctl("sessions", "--reviewed").stdout == "No such session.\n"
+    assert ctl("review", "1a2b", "--text", "done").stdout == "Reviewed: 1a2b3c4d.\n"
+    assert ctl("sessions", "--not-reviewed").stdout == "No such session.\n"
+    assert "reviewed" in ctl("sessions", "--reviewed").stdout
+    assert "Reviewed       by ann on " in ctl("show", "1a2b").stdout
+    heading, first, second = ctl("comments", "1a2b").stdout.splitlines()
+    assert heading.split() == ["WHEN", "WHO", "AT", "MARK", "TEXT"]
+    assert "look\N{REPLACEMENT CHARACTER}[31m" in first
+    assert "1:02.500" in first
+    assert second.split()[-2:] == ["reviewed", "done"]
+    (one, _) = json.loads(ctl("comments", "1a2b", "--json").stdout)["comments"]
+    assert (one["person"], one["at_us"], one["via"]) == ("ann", 62_500_000, "")
+
+
 @pytest.mark.mission("M8", "M9")
 def test_auditors_and_requests_from_the_terminal(played: Any, ctl: Any) -> None:
     played.end(played.begin())

@@ -56,7 +56,7 @@ async def test_everything_added_is_read_back(studio: Studio) -> None:
         (6, Kind.FINDING, 0, {"code": "x", "severity": "low", "text": "y"}),
         (7, Kind.END, 0, {"reason": "client left", "by": "ann", "error": ""}),
     ]
-    assert (made.input_bytes, made.output_bytes, made.findings, made.seq) == (3, 10, 1, 7)
+    assert (made.input_bytes, made.output_bytes, made.summary.count, made.seq) == (3, 10, 1, 7)
     assert made.over
     made.add(Kind.OUTPUT, b"too late")
     assert made.seq == 7
