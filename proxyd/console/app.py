@@ -22,7 +22,18 @@ from proxyd import log
 from proxyd.access import Access
 from proxyd.admission import Admission
 from proxyd.config import Console, Review
-from proxyd.console import acting, commenting, detail, entry, finding, governing, listing, live, motion, player
+from proxyd.console import (
+    acting,
+    commenting,
+    detail,
+    entry,
+    finding,
+    governing,
+    listing,
+    live,
+    motion,
+    player,
+)
 from proxyd.console.assets import Assets
 from proxyd.console.daemon import Daemon
 from proxyd.console.forms import BadForm

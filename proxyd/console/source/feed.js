@@ -43,7 +43,7 @@ export class Queries {
     const head = Object.assign(document.createElement("span"), { textContent: `${clock(query.at_us)}  #${query.n}  ${query.text}` });
     const failed = !["ok", "unanswered"].includes(query.status);
     const took = query.us === null ? "" : ` in ${(query.us / 1000).toFixed(1)} ms`;
-    const rows = query.rows === null ? "" : `, ${query.rows} rows`;
+    const rows = query.rows === null ? "" : `, ${query.rows} ${query.rows === 1 ? "row" : "rows"}`;
     const tail = document.createElement("div");
     tail.className = failed ? "error" : "result";
     tail.textContent = query.status === "unanswered" ? "..." : `${query.outcome}${rows}${took}`;

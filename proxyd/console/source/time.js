@@ -34,6 +34,6 @@ export function takeTimes() {
   for (const element of document.querySelectorAll("[data-zone]")) element.textContent = "your time";
   for (const element of document.querySelectorAll('[data-said="zone"]')) {
     const name = Intl.DateTimeFormat().resolvedOptions().timeZone;
-    element.textContent = `Times are yours, ${name}; point at one for UTC.`;
+    if (zone(new Date()) !== "UTC") element.textContent = `Times are yours, ${name}; point at one for UTC.`;
   }
 }
