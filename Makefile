@@ -184,7 +184,7 @@ exam: $(VENV)/.dev packages
 	eval "$$TOOLS"
 	stage "the long counts" tests -m slow tests
 	stage "atheris" $(VENV)/bin/uv sync -q --locked --inexact --group dev --group fuzz
-	for protocol in postgres mysql rdp_wire rdp_channels rdp_decode rdp_graphics terminal; do
+	for protocol in postgres mysql rdp_wire rdp_channels rdp_decode rdp_graphics terminal console; do
 	    stage "fuzz $$protocol" $(PY) -m tests.fuzz.campaign $$protocol --seconds 600
 	done
 	finish

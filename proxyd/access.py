@@ -178,6 +178,13 @@ class Access:
         """Return the user of that name."""
         return self._users.get(name)
 
+    def identified(self, said: str) -> str:
+        """Return the name of the user an OpenID Connect provider calls so (config.Oidc.claim); "" for nobody."""
+        for name, user in self._users.items():
+            if said == (user.oidc or name):
+                return name
+        return ""
+
     def welcomes(self, name: str, source_ip: str) -> bool:
         """Tell whether the user may come from that address."""
         user = self._users.get(name)

@@ -164,7 +164,7 @@ class Admission:
 
     def arrive(self, ip: str) -> Ticket:
         """Let a connection from `ip` in, or raise Refused. ValueError: not an address."""
-        source = self._source(ip)
+        source = self.source_of(ip)
         if source is not None:
             if self._is_penalised(source):
                 raise Refused("penalty")
@@ -192,7 +192,8 @@ class Admission:
         if seconds > 0:
             self._penalties[source.version].add(source, seconds, self._clock(), limits)
 
-    def _source(self, ip: str) -> Network | None:
+    def source_of(self, ip: str) -> Network | None:
+        """Give what `ip` is counted as (Rule 2); None: an exempt one. ValueError: not an address."""
         address = ipaddress.ip_address(ip.partition("%")[0])  # a zone index tells the link, not the peer
         address = getattr(address, "ipv4_mapped", None) or address
         if any(address in network for network in self._exempt):

@@ -33,6 +33,7 @@ from proxyd.config_values import (
     EmailAddress,
     EventName,
     Existing,
+    Issuer,
     KeyLine,
     Located,
     MariadbEd25519,
@@ -89,6 +90,7 @@ __all__ = [
     "MetricsListen",
     "MysqlListen",
     "Notify",
+    "Oidc",
     "Operator",
     "Penalties",
     "PostgresListen",
@@ -377,12 +379,36 @@ class Control(_Section, frozen=True, kw_only=True):
     roles: list[Role] = []
 
 
+class Oidc(_Section, frozen=True, kw_only=True):
+    """Sign-in to the console by an OpenID Connect provider; `issuer`: exactly what it calls itself.
+
+    `ca`: who vouches for its TLS. `claim` of what it says of a person is the `oidc` of a user, or, of one without, their
+    name; there is no other user. Where [console] asks for a second factor, one of `acr` or of `amr` has to show it.
+    `longest_minutes`: since they showed the provider who they are. `password`: users may sign in with name and password too.
+    `logout`: sign out there as well.
+    """
+
+    issuer: Issuer
+    client_id: Text
+    client_secret: Reference | None = None
+    name: Text = "single sign-on"
+    claim: Text = "preferred_username"
+    scopes: list[Text] = msgspec.field(default_factory=lambda: ["openid", "profile"])
+    acr: list[Text] = []
+    amr: list[Text] = msgspec.field(default_factory=lambda: ["mfa"])  # RFC 8176: several factors
+    longest_minutes: Seconds | None = None
+    skew_seconds: Penalty = 60  # between its clock and ours
+    ca: Existing | None = None
+    password: bool = True
+    logout: bool = True
+
+
 class Console(_Section, frozen=True, kw_only=True):
     """The web console: a process of its own, `proxyd console`; `certificate`, `key`: PEM.
 
     `public`: the "host:port" browsers reach it by; empty: `address`, or this machine's name where that is every address.
     `second_factor`: nobody signs in without a one-time code, whatever their `factors` say. A sign-in ends after
-    `idle_minutes` without a request, and after `hours` in any case.
+    `idle_minutes` without a request, and after `hours` in any case. `metrics`: where Prometheus finds its own.
     """
 
     certificate: Existing
@@ -394,6 +420,8 @@ class Console(_Section, frozen=True, kw_only=True):
         30  # ASVS 5.0 7.3.1 asks for a bound; half an hour is what NIST SP 800-63B has at AAL2
     )
     hours: Seconds = 12  # NIST SP 800-63B, AAL2: once a working day
+    metrics: Address | None = None
+    oidc: Oidc | None = None
 
 
 class User(_Section, frozen=True, kw_only=True):
@@ -409,6 +437,7 @@ class User(_Section, frozen=True, kw_only=True):
     totp: Reference | None = None
     roles: list[Text] = []
     email: EmailAddress = ""
+    oidc: str = ""  # what an OpenID Connect provider calls them
     factors: list[Chain] = []
     source: list[Network] = []
 
@@ -620,6 +649,7 @@ def _check_consistency(config: Config, reader: Reader) -> None:
             wanted = any(factor in chain.split("+") for chain in user.factors)
             if wanted and not getattr(user, factor):
                 reader.fail(("users", name, "factors"), f"{factor} is asked for, but the user has none")
+    _check_identities(config, reader)
     for name, target in config.targets.items():
         for login, account in target.accounts.items():
             _check_account(account, ("targets", name, "accounts", login), reader)
@@ -661,6 +691,14 @@ def _check_consistency(config: Config, reader: Reader) -> None:
             )
     for place, grant in enumerate(config.grants):
         _check_grant(config, grant, ("grants", place), reader)
+
+
+def _check_identities(config: Config, reader: Reader) -> None:
+    """See that what a provider calls somebody can mean one user only."""
+    meant = {name: name for name, user in config.users.items() if not user.oidc}
+    for name, user in config.users.items():
+        if user.oidc and meant.setdefault(user.oidc, name) != name:
+            reader.fail(("users", name, "oidc"), f"is that of the user {meant[user.oidc]} already")
 
 
 def _check_notify(notify: Notify, reader: Reader) -> None:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import argon2
@@ -234,6 +235,13 @@ def _certificate_pin(value: str, _: Path) -> str:
     return digits
 
 
+def _issuer(value: str, _: Path) -> str:
+    parts = urlsplit(value)
+    if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValueError("expected what the provider calls itself, as https://login.example/realms/staff")
+    return value
+
+
 def _email(value: str, _: Path) -> str:
     if not re.fullmatch(r"[^@\s<>,;:\"()\[\]\\]{1,64}@[A-Za-z0-9.-]{1,253}", value):
         raise ValueError("expected an e-mail address, as alice@example.org")
@@ -286,6 +294,7 @@ UserCa = Annotated[str, Check(_authority)]
 Database = Annotated[str, Check(_database)]
 PasswordHash = Annotated[str, Check(_password_hash)]
 EmailAddress = Annotated[str, Check(_email)]
+Issuer = Annotated[str, Check(_issuer)]
 EventName = Annotated[str, Check(one_of(tuple(Event)))]
 Regex = Annotated[str, Check(_regex)]
 StatementKind = Annotated[str, Check(one_of(STATEMENT_KINDS))]

@@ -185,6 +185,25 @@ STORE_REACHABLE: Final = Gauge(
     "proxyd_store_reachable", "1 while the store takes all it is given.", registry=REGISTRY
 )
 
+CONSOLE: Final = CollectorRegistry()
+"""Of the console, which is a process of its own and has an address of its own for them."""
+CONSOLE_CONNECTIONS: Final = Gauge(
+    "proxyd_console_connections", "Connections of browsers now.", registry=CONSOLE
+)
+CONSOLE_REFUSED: Final = Counter(
+    "proxyd_console_refused",
+    "Refused by the console, by reason: connections (full, source, rate, penalty, startups, descriptors, handshake), "
+    "requests (host, method, framing, origin, form, requests), and sign-ins (sign-in).",
+    ["reason"],
+    registry=CONSOLE,
+)
+CONSOLE_FAULTS: Final = Counter(
+    "proxyd_console_faults",
+    "Connections and requests that ended by a fault of the console's own.",
+    registry=CONSOLE,
+)
+CONSOLE_SIGN_INS: Final = Gauge("proxyd_console_sign_ins", "Browsers signed in now.", registry=CONSOLE)
+
 MAX_REQUEST_BYTES: Final = 8 << 10  # Apache's and nginx's limit for a request's head
 REQUEST_SECONDS: Final = 5.0  # a scraper on the same network sends one packet
 MAX_CONNECTIONS: Final = 16  # two scrapers, a health check and a curious person; more wait in the backlog
@@ -208,6 +227,7 @@ async def serve(
     address: str,
     health: Callable[[], Told],
     *,
+    registry: CollectorRegistry = REGISTRY,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve GET and HEAD of /metrics and /health on `address` ("host:port") until cancelled.
@@ -222,14 +242,14 @@ async def serve(
         async with stream:
             with trio.move_on_after(REQUEST_SECONDS):
                 async with places:
-                    await _answer(stream, health)
+                    await _answer(stream, health, registry)
 
     bound = listeners[0].socket.getsockname()
     task_status.started(f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}")
     await trio.serve_listeners(answer, listeners)
 
 
-async def _answer(stream: trio.SocketStream, health: Callable[[], Told]) -> None:
+async def _answer(stream: trio.SocketStream, health: Callable[[], Told], registry: CollectorRegistry) -> None:
     """Read one request head, write one response, and close: no keep-alive, no body."""
     head = bytearray()
     try:
@@ -238,7 +258,7 @@ async def _answer(stream: trio.SocketStream, health: Callable[[], Told]) -> None
             if not data:
                 return
             head += data
-        await stream.send_all(response(bytes(head), health()))
+        await stream.send_all(response(bytes(head), health(), registry))
         await stream.send_eof()
         while await stream.receive_some(READ_BYTES):  # closing with unread data would reset what we sent
             pass
@@ -246,7 +266,7 @@ async def _answer(stream: trio.SocketStream, health: Callable[[], Told]) -> None
         return
 
 
-def response(head: bytes, health: Told) -> bytes:
+def response(head: bytes, health: Told, registry: CollectorRegistry = REGISTRY) -> bytes:
     """Answer a request head with the bytes of a whole HTTP/1.1 response (RFC 9112)."""
     if len(head) > MAX_REQUEST_BYTES:
         return _reply(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -258,7 +278,7 @@ def response(head: bytes, health: Told) -> bytes:
         return _reply(HTTPStatus.METHOD_NOT_ALLOWED, headers="Allow: GET, HEAD\r\n")
     with_body = method == b"GET"
     if path == b"/metrics":
-        return _reply(HTTPStatus.OK, generate_latest(REGISTRY), CONTENT_TYPE_PLAIN_0_0_4, with_body=with_body)
+        return _reply(HTTPStatus.OK, generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4, with_body=with_body)
     if path == b"/health":
         status = HTTPStatus.SERVICE_UNAVAILABLE if health.failing else HTTPStatus.OK
         return _reply(status, health.text.encode(), with_body=with_body)

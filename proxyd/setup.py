@@ -424,6 +424,33 @@ roles = ["PAM Administrator", "System Administrator"]
 # A sign-in ends after so long without a request, and after so long in any case.
 #idle_minutes = 30
 #hours = 12
+# Where Prometheus finds what the console refuses; default: nowhere.
+#metrics = "127.0.0.1:9323"
+
+# Sign-in by an OpenID Connect provider: its issuer, exactly as it writes it, and what proxyd is to it. Register there
+# https://CONSOLE/sign-in/provider/back as where to go back, and https://CONSOLE/sign-in for after signing out.
+#[console.oidc]
+#issuer = "https://login.example/realms/staff"
+#client_id = "proxyd"
+#client_secret = "file:secrets/oidc"
+# What the button says.
+#name = "single sign-on"
+# What names a user: their "oidc", or, where they have none, their name. "sub" never means somebody else later.
+#claim = "preferred_username"
+#scopes = ["openid", "profile"]
+# With second_factor one of these has to be in what the provider says: "acr" is asked for, "amr" is RFC 8176's.
+#acr = []
+#amr = ["mfa"]
+# Since they last showed the provider who they are, at most; default: as the provider has it.
+#longest_minutes = 480
+# Between the provider's clock and this one.
+#skew_seconds = 60
+# Who vouches for the provider's certificate; default: the system's.
+#ca = "keys/tls.crt"
+# Users may also sign in with name, password and one-time code.
+#password = true
+# Signing out of the console goes on to signing out of the provider.
+#logout = true
 
 # ------------------------------------------------------------------------------------------------ review
 
@@ -489,6 +516,8 @@ WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrm
 #roles = ["ops"]
 # Where notifications go.
 #email = "alice@example.org"
+# What the OpenID Connect provider of the console calls them; default: the user's name.
+#oidc = "248289761001"
 # Where from; default: anywhere.
 #source = ["127.0.0.0/8", "10.0.0.0/8"]
 

@@ -18,12 +18,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from proxyd import log
+from proxyd import log, metrics
 from proxyd.access import Access
 from proxyd.admission import Admission
 from proxyd.config import Console, Review
 from proxyd.console import (
     acting,
+    browsers,
     commenting,
     detail,
     entry,
@@ -41,7 +42,9 @@ from proxyd.console.guard import Guard, origins
 from proxyd.console.motion import Stages
 from proxyd.console.pages import Pages
 from proxyd.console.player import Surveys
+from proxyd.console.provider import Provider
 from proxyd.console.recordings import Recordings
+from proxyd.console.server import Door
 from proxyd.console.signin import SignIns
 from proxyd.console.visit import COOKIE, Handler, signed_in
 from proxyd.control.client import Code, ControlError
@@ -83,6 +86,8 @@ class Site:
     assets: Assets
     pages: Pages
     recordings: Recordings
+    provider: Provider | None = None
+    door: Door | None = None  # once it is there
     surveys: Surveys = field(default_factory=Surveys)
     stages: Stages = field(default_factory=Stages)
     live: int = 0
@@ -94,6 +99,8 @@ def application(site: Site, hosts: Collection[str]) -> Starlette:
         routes=[
             Route("/sign-in", entry.ask, methods=["GET"]),
             Route("/sign-in", entry.enter, methods=["POST"]),
+            Route("/sign-in/provider", entry.go, methods=["POST"]),
+            Route("/sign-in/provider/back", entry.back, methods=["GET"]),
             Route("/static/{name}", site.assets.serve, methods=["GET"]),
             WebSocketRoute("/sessions/{session}/live/stream", live.stream),
             *(_route(path, handler, method) for method, path, handler in TABLE),
@@ -114,6 +121,8 @@ def application(site: Site, hosts: Collection[str]) -> Starlette:
 _ONE: Final = "/sessions/{session}"
 TABLE: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/sign-out", entry.leave),
+    ("GET", "/sign-ins", browsers.show),
+    ("POST", "/sign-ins", browsers.end),
     ("GET", "/", listing.sessions),
     ("GET", "/search", finding.search),
     ("GET", "/requests", governing.requests),
@@ -190,6 +199,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _fault(request: Request, error: Exception) -> Response:
+    metrics.CONSOLE_FAULTS.inc()
     _log.error("fault in the console", path=request.url.path, error=type(error).__name__, exc_info=error)
     return _error(request, 500, "The console met a fault of its own; its log says which.")
 

@@ -4,6 +4,8 @@ Rule 1: a password, and a one-time code unless the configuration says otherwise:
 Rule 2: every refusal reads the same, and a name that does not exist costs the same time.
 Rule 3: addresses that fail are held off as those of the other logins are (admission).
 Rule 4: a sign-in has a token never used before; the one this browser had ends with it.
+Rule 5: where a provider signs in (console.oidc), its word stands for a user's own factors; a second factor it has to show,
+        the user has to be one of ours, at an address of theirs. Only a form of ours begins it.
 """
 
 from __future__ import annotations
@@ -15,12 +17,15 @@ from typing import TYPE_CHECKING, Final
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from proxyd import log
+from proxyd import log, metrics
 from proxyd.admission import Refused
 from proxyd.characters import printable
-from proxyd.console.forms import Form, read_form
+from proxyd.console.forms import BadForm, Form, read_form
+from proxyd.console.idtoken import Identity
+from proxyd.console.provider import Stale, Unreachable
 from proxyd.console.signin import TOKEN_BYTES
 from proxyd.console.visit import COOKIE, Visit, local_path
+from proxyd.errors import Denied
 
 if TYPE_CHECKING:
     from proxyd.console.app import Site
@@ -49,7 +54,9 @@ async def enter(request: Request) -> Response:
     held = request.cookies.get(FORM_COOKIE, "")
     if not held or not hmac.compare_digest(held.encode(), form.secret("form_token").encode()):
         return _form(request, wanted, STALE, 403)
-    source = request.client.host if request.client else ""
+    if site.provider is not None and not site.provider.settings.password:
+        return _form(request, wanted, "Nobody signs in by name and password here.", 403)
+    source = _source(request)
     try:
         ticket = site.admission.arrive(source)
     except Refused as refusal:
@@ -63,22 +70,113 @@ async def enter(request: Request) -> Response:
             return _form(request, wanted, WRONG, 403)
     finally:
         ticket.close()
+    return _welcomed(request, name, wanted)
+
+
+async def leave(visit: Visit) -> Response:
+    """Sign this browser out; then, where a provider signed it in, there too."""
+    site = visit.site
+    site.signins.end(visit.request.cookies.get(COOKIE, ""))
+    _log.info("signed out", user=visit.who.user, source=visit.who.source)
+    away = await site.provider.farewell(visit.who.proof) if site.provider is not None else ""
+    answer = _away(site, away, "Signing out") if away else RedirectResponse("/sign-in", 303)
+    answer.headers["clear-site-data"] = '"storage"'
+    answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
+    return answer
+
+
+async def go(request: Request) -> Response:
+    """Send the browser to the provider. Raises BadForm."""
+    site: Site = request.app.state.site
+    form = await read_form(request)
+    wanted, held = local_path(form.secret("next")), request.cookies.get(FORM_COOKIE, "")
+    if site.provider is None:
+        raise BadForm(404, "No provider signs in here.")
+    if not held or not hmac.compare_digest(held.encode(), form.secret("form_token").encode()):
+        return _form(request, wanted, STALE, 403)
+    try:
+        site.admission.arrive(_source(request)).close()
+        address = await site.provider.begin(held, wanted)
+    except Refused as refusal:
+        return _form(request, wanted, str(refusal), 429)
+    except Unreachable as error:
+        _log.error("the provider of sign-ins", why=str(error))
+        return _form(request, wanted, str(error), 502)
+    return _away(site, address, "Signing in")
+
+
+async def back(request: Request) -> Response:
+    """Sign in who comes back from the provider with its word (Rule 5)."""
+    site: Site = request.app.state.site
+    given, source = dict(request.query_params), _source(request)
+    if site.provider is None:
+        raise BadForm(404, "No provider signs in here.")
+    try:
+        ticket = site.admission.arrive(source)
+    except Refused as refusal:
+        return _form(request, "/", str(refusal), 429)
+    wanted = "/"
+    try:
+        attempt = site.provider.take(request.cookies.get(FORM_COOKIE, ""), given.get("state", ""))
+        wanted = attempt.wanted
+        identity, proof = await site.provider.finish(attempt, given)
+        name = _known(site, identity, source)
+    except (Denied, Stale, Unreachable) as error:
+        if isinstance(error, Denied):
+            ticket.failed("authfail")
+        _log.warning("sign-in refused", source=source, by="provider", why=str(error))
+        return _form(request, wanted, str(error), 502 if isinstance(error, Unreachable) else 403)
+    finally:
+        ticket.close()
+    return _welcomed(request, name, wanted, proof)
+
+
+def _known(site: Site, identity: Identity, source: str) -> str:
+    """Give the user a provider means. Raises Denied, with a sentence for them."""
+    provider = site.provider
+    assert provider is not None  # noqa: S101  who calls has asked it
+    wants = provider.settings
+    said = identity.text(wants.claim)
+    if wants.claim == "email" and identity.claims.get("email_verified") is not True:
+        raise Denied("The provider has not verified your address.")
+    strong = identity.text("acr") in wants.acr or not identity.texts("amr").isdisjoint(wants.amr)
+    if site.settings.second_factor and not strong:
+        raise Denied("A second factor is needed: sign out at the provider, and sign in there with one.")
+    name = site.access.identified(said) if said else ""
+    if not name:
+        shown = printable(said[:NAME_SHOWN])
+        raise Denied(
+            f"{shown} is no user of this proxy; ask its administrator."
+            if shown
+            else f"The provider does not say who you are here: its {wants.claim} is missing."
+        )
+    if not site.access.welcomes(name, source):
+        raise Denied("You may not sign in from your address.")
+    return name
+
+
+def _welcomed(request: Request, name: str, wanted: str, proof: str = "") -> Response:
+    """Sign a user in (Rule 4), and send their browser on."""
+    site: Site = request.app.state.site
+    source = _source(request)
     site.signins.end(request.cookies.get(COOKIE, ""))
-    token = site.signins.begin(name, source)
-    _log.info("signed in", user=name, source=source)
+    token = site.signins.begin(name, source, proof, printable(request.headers.get("user-agent", "")))
+    _log.info("signed in", user=name, source=source, by="provider" if proof else "password")
     answer = RedirectResponse(wanted, 303)
     _set(answer, COOKIE, token)
     answer.delete_cookie(FORM_COOKIE, path="/", secure=True, httponly=True, samesite="lax")
     return answer
 
 
-async def leave(visit: Visit) -> Response:
-    """Sign this browser out."""
-    visit.site.signins.end(visit.request.cookies.get(COOKIE, ""))
-    _log.info("signed out", user=visit.who.user, source=visit.who.source)
-    answer = RedirectResponse("/sign-in", 303, {"clear-site-data": '"storage"'})
-    answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
-    return answer
+def _away(site: Site, address: str, title: str) -> Response:
+    """Give a page that sends the browser to the provider: a form's redirect to elsewhere our policy forbids."""
+    provider = site.provider
+    name = provider.settings.name if provider is not None else ""
+    return HTMLResponse(site.pages.render("away.html", address=address, title=title, provider=name))
+
+
+def _source(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 async def _refusal(site: Site, form: Form, name: str, source: str) -> str:
@@ -101,10 +199,17 @@ async def _refusal(site: Site, form: Form, name: str, source: str) -> str:
 
 
 def _form(request: Request, wanted: str, wrong: str = "", status: int = 200) -> Response:
+    if wrong:
+        metrics.CONSOLE_REFUSED.labels(reason="sign-in").inc()
     site: Site = request.app.state.site
     token = request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe(TOKEN_BYTES)
     page = site.pages.render(
-        "sign-in.html", form_token=token, wanted=wanted, wrong=wrong, code=site.settings.second_factor
+        "sign-in.html",
+        form_token=token,
+        wanted=wanted,
+        wrong=wrong,
+        code=site.settings.second_factor,
+        provider=site.provider.settings if site.provider is not None else None,
     )
     answer = HTMLResponse(page, status)
     _set(answer, FORM_COOKIE, token)

@@ -6,9 +6,11 @@ from contextlib import aclosing
 from typing import Final
 from urllib.parse import parse_qsl
 
-from starlette.requests import Request
+import trio
+from starlette.requests import ClientDisconnect, Request
 
 FORM_BYTES: Final = 16 << 10  # the longest text of a form is a reason of 500 characters
+FORM_SECONDS: Final = 20.0  # for all of it: a byte a minute would keep a connection for ever
 FIELDS: Final = 64
 FORM_TYPE: Final = "application/x-www-form-urlencoded"
 
@@ -40,16 +42,28 @@ class Form:
         return [value.strip() for key, value in self._fields if key == name and value.strip()]
 
 
-async def read_form(request: Request) -> Form:
-    """Read a posted form. Raises BadForm."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM_TYPE:
-        raise BadForm(415, "This is no form of this console.")
+async def _body(request: Request) -> bytes:
     body = bytearray()
     async with aclosing(request.stream()) as pieces:
         async for piece in pieces:
             body += piece
             if len(body) > FORM_BYTES:
                 raise BadForm(413, "This form is too large.")
+    return bytes(body)
+
+
+async def read_form(request: Request) -> Form:
+    """Read a posted form. Raises BadForm."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM_TYPE:
+        raise BadForm(415, "This is no form of this console.")
+    body: bytes | None = None
+    try:
+        with trio.move_on_after(FORM_SECONDS):
+            body = await _body(request)
+    except ClientDisconnect:
+        raise BadForm(400, "This form did not come whole.") from None
+    if body is None:
+        raise BadForm(408, "This form came too slowly.")
     try:
         text = body.decode()
         return Form(parse_qsl(text, keep_blank_values=True, max_num_fields=FIELDS, errors="strict"))

@@ -15,6 +15,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from proxyd import metrics
+
 HTTPS_PORT: Final = "443"
 METHODS: Final = frozenset({"GET", "HEAD", "POST"})
 SAFE: Final = frozenset({"GET", "HEAD"})
@@ -93,24 +95,33 @@ class Guard:
         if self._is_own(headers) and headers.get("origin", "") == _origin(headers):
             await self._app(scope, receive, send)
             return
+        metrics.CONSOLE_REFUSED.labels(reason="origin").inc()
         await receive()
         await send({"type": "websocket.close", "code": CLOSE_POLICY})
 
     def _refusal(self, method: str, headers: Headers) -> ASGIApp | None:
         if not self._is_own(headers):
-            return PlainTextResponse("This console has another name.", 421)
+            return _refused("host", "This console has another name.", 421)
         if method not in METHODS:
-            return PlainTextResponse("There is no such method here.", 405)
+            return _refused("method", "There is no such method here.", 405)
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # RFC 9112 6.1: what two servers may cut differently; nothing behind it on this connection is read
+            return _refused("framing", "This request does not say where it ends.", 400)
         site, mode = headers.get("sec-fetch-site", ""), headers.get("sec-fetch-mode", "")
         if method in SAFE:
             foreign = site in ("cross-site", "same-site") and mode != "navigate"
         else:
             origin = headers.get("origin")
             foreign = origin != _origin(headers) if origin is not None else site != "same-origin"
-        return PlainTextResponse("This came from another site's page.", 403) if foreign else None
+        return _refused("origin", "This came from another site's page.", 403) if foreign else None
 
     def _is_own(self, headers: Headers) -> bool:
         return headers.get("host", "").lower() in self._hosts
+
+
+def _refused(reason: str, text: str, status: int) -> ASGIApp:
+    metrics.CONSOLE_REFUSED.labels(reason=reason).inc()
+    return PlainTextResponse(text, status, {"connection": "close"})
 
 
 def _origin(headers: Headers) -> str:

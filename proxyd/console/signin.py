@@ -24,11 +24,16 @@ MAX_OF_USER: Final = 10  # browsers of one person
 REQUESTS_PER_SECOND: Final = 50.0  # a player that is dragged about asks for some 20 a second
 REQUESTS_BURST: Final = 300.0
 LIVE_OF_ONE: Final = 8  # live views open in one browser
+AGENT: Final = 160  # characters of what a browser calls itself
+NUMBER: Final = 16  # digits that tell one's sign-ins apart
 
 
 @dataclass(slots=True)
 class SignIn:
-    """One browser of a user. `notice`: what the next page tells; `live`: live views that are open."""
+    """One browser of a user. `notice`: what the next page tells; `live`: live views that are open.
+
+    `proof`: the token by which an OpenID Connect provider signed them in, which signs them out there; else "".
+    """
 
     user: str
     source: str
@@ -39,6 +44,9 @@ class SignIn:
     live: int = 0
     over: bool = False
     tokens: float = REQUESTS_BURST
+    proof: str = field(default="", repr=False)
+    agent: str = ""
+    asked: float = 0.0  # when `tokens` were counted last
 
     def holds(self, form_token: str) -> bool:
         """Tell whether a form is one this sign-in was given."""
@@ -56,7 +64,7 @@ class SignIns:
     def __len__(self) -> int:
         return len(self._known)
 
-    def begin(self, user: str, source: str) -> str:
+    def begin(self, user: str, source: str, proof: str = "", agent: str = "") -> str:
         """Sign a user in; give the token for their browser."""
         now = self._clock()
         for key in [key for key, one in self._known.items() if not self._good(one, now)]:
@@ -65,11 +73,45 @@ class SignIns:
         for key in own[: max(len(own) - MAX_OF_USER + 1, 0)] or list(self._known)[: self._too_many()]:
             self._forget(key)
         token = secrets.token_urlsafe(TOKEN_BYTES)
-        self._known[_digest(token)] = SignIn(user, source, now, now)
+        self._known[_digest(token)] = SignIn(
+            user, source, now, now, proof=proof, agent=agent[:AGENT], asked=now
+        )
         return token
 
-    def find(self, token: str) -> SignIn | None:
-        """Give the sign-in a token stands for, and count this as a request of it; None when there is none."""
+    def of(self, user: str) -> dict[str, SignIn]:
+        """Give the sign-ins of a user by their numbers, oldest first."""
+        now = self._clock()
+        return {
+            key.hex()[:NUMBER]: one
+            for key, one in self._known.items()
+            if one.user == user and self._good(one, now)
+        }
+
+    def age(self, at: float) -> float:
+        """Say how many seconds ago that was."""
+        return max(self._clock() - at, 0.0)
+
+    def end_of(self, user: str, number: str) -> bool:
+        """Sign out one browser of a user; False when they have none of that number."""
+        for key in [
+            key for key, one in self._known.items() if one.user == user and key.hex()[:NUMBER] == number
+        ]:
+            self._forget(key)
+            return True
+        return False
+
+    def end_others(self, this: SignIn) -> int:
+        """Sign out all browsers of a user but this one; give how many."""
+        others = [key for key, one in self._known.items() if one.user == this.user and one is not this]
+        for key in others:
+            self._forget(key)
+        return len(others)
+
+    def find(self, token: str, *, counts: bool = True) -> SignIn | None:
+        """Give the sign-in a token stands for; None when there is none.
+
+        `counts`: it is a request of somebody who is there, and not a page's own.
+        """
         key, now = _digest(token), self._clock()
         found = self._known.get(key)
         if found is None:
@@ -77,7 +119,9 @@ class SignIns:
         if not self._good(found, now):
             self._forget(key)
             return None
-        elapsed, found.seen = now - found.seen, now
+        if counts:
+            found.seen = now
+        elapsed, found.asked = now - found.asked, now
         found.tokens = min(REQUESTS_BURST, found.tokens + elapsed * REQUESTS_PER_SECOND)
         return found
 

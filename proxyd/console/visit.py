@@ -12,6 +12,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from proxyd import metrics
 from proxyd.console.forms import BadForm, Form, read_form
 from proxyd.console.guard import policy
 from proxyd.console.signin import SignIn
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from proxyd.console.app import Site
 
 COOKIE: Final = "__Host-proxyd"  # the prefix: Secure, this host only, path "/" (RFC 6265bis 4.1.3)
+REFRESH: Final = "x-proxyd-refresh"  # a page asks by itself, and nobody need be there
 SESSION_ID: Final = re.compile(r"[0-9A-Za-z_.-]{1,128}")
 DIGITS: Final = 15  # of a number in an address: 31 years in microseconds
 LOCAL: Final = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
@@ -88,10 +90,12 @@ def signed_in(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
 
     async def answer(request: Request) -> Response:
         site: Site = request.app.state.site
-        who = site.signins.find(request.cookies.get(COOKIE, ""))
+        counts = REFRESH not in request.headers
+        who = site.signins.find(request.cookies.get(COOKIE, ""), counts=counts)
         if who is None:
             return _to_sign_in(request)
         if not site.signins.take(who):
+            metrics.CONSOLE_REFUSED.labels(reason="requests").inc()
             return Response(
                 "Too many requests; wait a moment.", 429, {"retry-after": "2"}, media_type="text/plain"
             )
@@ -99,6 +103,7 @@ def signed_in(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         if request.method == "POST":
             form = await read_form(request)
             if not who.holds(form.secret("form_token")):
+                metrics.CONSOLE_REFUSED.labels(reason="form").inc()
                 raise BadForm(403, "This form is out of date: go back, load the page again, and repeat it.")
         return await handler(Visit(site, request, who, form))
 

@@ -25,7 +25,10 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Final
 
-PROTOCOLS: Final = ("postgres", "mysql", "rdp_wire", "rdp_channels", "rdp_decode", "rdp_graphics", "terminal")
+PROTOCOLS: Final = (
+    *("postgres", "mysql", "rdp_wire", "rdp_channels", "rdp_decode", "rdp_graphics", "terminal"),
+    "console",
+)
 MISSING: Final = "The fuzzer is not installed: run `pip install atheris` (or `uv sync --group fuzz`) in the environment of the tests."
 SLOW_SECONDS: Final = 1.0  # of processor time: what else runs on the machine makes no input slow
 HANGS_SECONDS: Final = 20  # after which libFuzzer ends an input that does not end by itself

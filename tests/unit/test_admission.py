@@ -289,7 +289,7 @@ def test_penalties_agree_with_the_plain_rule(steps: list[tuple[int, str]]) -> No
             until, active = clock.now, False
         until = min(until + seconds[what], clock.now + 600)
         served[source] = until, active or until - clock.now > 15
-        Ticket(doors, doors._source(f"10.0.0.{source}")).failed(what)
+        Ticket(doors, doors.source_of(f"10.0.0.{source}")).failed(what)
         for number, (end, blocked) in served.items():
             assert (door(lambda number=number: doors.arrive(f"10.0.0.{number}")) == "penalty") == (
                 blocked and end > clock.now

@@ -129,7 +129,7 @@ def test_everything_typed(write, tmp_path: Path) -> None:
         pytest.param(
             '[users."a.b"]\nname = "x"\n',
             2,
-            'users."a.b".name: unknown key; known here: password, keys, scram, mysql_native, mariadb_ed25519, nt_hash, totp, roles, email, factors, source',
+            'users."a.b".name: unknown key; known here: password, keys, scram, mysql_native, mariadb_ed25519, nt_hash, totp, roles, email, oidc, factors, source',
             id="derived",
         ),
         pytest.param(

