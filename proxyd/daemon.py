@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from proxyd import __version__, config, host, log, metrics
+from proxyd import __version__, config, host, log, memory, metrics
 from proxyd.access import Access
 from proxyd.admission import Admission
 from proxyd.archive import Archive
@@ -78,6 +78,7 @@ _log = log.get("daemon")
 
 def serve(path: Path) -> None:
     """Run the daemon until SIGTERM or SIGINT; raises ConfigError when it can't start."""
+    memory.settle()
     settings = config.load(path)
     log.setup(settings.log)
     host.run(functools.partial(Daemon(settings).run), stray=_stray)

@@ -12,7 +12,6 @@ Rule 4: strict: the first failed write or sync ends the recording and tells the 
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import functools
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import trio
 
 from proxyd.errors import ProxydError, RecordingFailed
+from proxyd.memory import Trimmer
 from proxyd.recorder import store
 from proxyd.recorder.keys import Signer, load_signer, new_dek, wrap
 from proxyd.recorder.manifest import End, Manifest, sayable
@@ -48,14 +48,6 @@ GIVE_UP_SECONDS = 2.0  # of them are kept for saying so
 SEALERS = 8  # a drain seals hundreds; each waits for a few syncs
 OPENERS = 8
 CLOCK_JUMP_NS = 500_000_000  # a step this large would show in a replay's wall clock
-TRIM_STREAMS = (
-    32  # freed zstd streams (0.15 MB each) that make asking the C library for its free pages worth it
-)
-TRIM_SECONDS = 10.0
-KEPT_BYTES = (
-    16 << 20
-)  # the C library keeps this much for the next block: fetching it anew cost half of a write
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 TOO_SLOW = "The recording failed: the recording storage is too slow"
 
 
@@ -121,7 +113,7 @@ class Recorder:
         self._newsy: set[Tape] = set()
         self._news_bell = trio.Event()
         self._late: dict[str, Callable[[], None]] = {}  # ends the catalog could not take
-        self._trimmer = _Trimmer()
+        self._trimmer = Trimmer()
         self._packer = new_packer()  # the writer's
 
     @property
@@ -521,24 +513,3 @@ def ledger_fields(manifest: Manifest, folder: Path, root: Path) -> dict[str, Any
         "reason": end.reason if end else "",
         "by": end.by if end else "",
     }
-
-
-class _Trimmer:
-    """Gives freed memory back: the C library keeps the pages of freed streams otherwise; worker thread only."""
-
-    def __init__(self) -> None:
-        self._freed = 0
-        self._last = 0.0
-        library = ctypes.CDLL(None)
-        self._trim = library.malloc_trim if hasattr(library, "malloc_trim") else None  # glibc alone has it
-        if self._trim is not None:
-            library.mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
-            library.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
-
-    def freed(self, streams: int) -> None:
-        """Count freed streams, and trim when it pays."""
-        self._freed += streams
-        now = time.monotonic()
-        if self._trim is not None and self._freed >= TRIM_STREAMS and now - self._last >= TRIM_SECONDS:
-            self._freed, self._last = 0, now
-            self._trim(0)

@@ -30,6 +30,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from enum import IntEnum
 from hashlib import sha256
+from io import FileIO
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
@@ -181,7 +182,9 @@ class Writer:
         self._held_bytes = 0
         self._aside.unlink(missing_ok=True)
         fd = os.open(self._aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-        self._file: IO[bytes] = os.fdopen(fd, "wb")
+        self._file = FileIO(
+            fd, "w"
+        )  # frames are written whole: a buffer would be as large as all else an idle session has here
         self._write(header)
         self._file.flush()
 
@@ -236,7 +239,9 @@ class Writer:
         self._write(head + sealed)
 
     def _write(self, data: bytes) -> None:
-        self._file.write(data)
+        left = memoryview(data)
+        while left:
+            left = left[self._file.write(left) :]
         self._offset += len(data)
 
 
