@@ -124,7 +124,7 @@ class Bench:
 
     def folder(self, session: str) -> Path:
         """Where the recording is."""
-        return Path(self.proxyd.call("export", session=session)["path"])
+        return Path(self.proxyd.call("read", session=session, kind="export")["path"])
 
     def weight(self, session: str) -> int:
         """Bytes on disk of a session that ended, with all that was derived of it."""

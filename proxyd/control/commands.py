@@ -257,7 +257,7 @@ def _row(row: SessionRow) -> dict[str, Any]:
     """Give a row of the catalog without what only recording tools need."""
     answer = dataclasses.asdict(row)
     answer["channels"] = dict(row.channels or {})
-    del answer["path"]  # Rule 3: the way to a recording leads through `replay`, `log` and `export`
+    del answer["path"]  # Rule 3: the way to a recording leads through `read`
     return answer | {"blocked": False, "viewers": 0}
 
 
@@ -436,22 +436,6 @@ async def _message(services: Services, caller: Caller, message: Message) -> dict
     return {"session": session.id, **about, "text": text}
 
 
-async def _replay(services: Services, caller: Caller, one: One) -> dict[str, Any]:
-    return await _read(services, caller, Read(one.session, Sight.REPLAY, views=True))
-
-
-async def _log(services: Services, caller: Caller, one: One) -> dict[str, Any]:
-    return await _read(services, caller, Read(one.session, Sight.LOG, views=True))
-
-
-async def _quote(services: Services, caller: Caller, one: One) -> dict[str, Any]:
-    return await _read(services, caller, Read(one.session, Sight.SEARCH))
-
-
-async def _export(services: Services, caller: Caller, one: One) -> dict[str, Any]:
-    return await _read(services, caller, Read(one.session, Sight.EXPORT, views=True))
-
-
 async def _verify(services: Services, caller: Caller, one: One) -> dict[str, Any]:
     """Let a caller read a recording's files without opening them: who verifies sees nothing."""
     found = await trio.to_thread.run_sync(services.catalog.session, one.session)
@@ -579,9 +563,6 @@ COMMANDS: Mapping[str, Command] = {
     "blocked": Command(_P.BLOCKS, Nothing, _blocked),
     "message": Command(_P.MESSAGE, Message, _message),
     "drop": Command(_P.DROP, Action, _drop),
-    "log": Command(_P.LOG, One, _log),
-    "replay": Command(_P.REPLAY, One, _replay),
-    "export": Command(_P.EXPORT, One, _export),
     "verify": Command(_P.LOG, One, _verify),
     "fetch": Command(_P.LIST, fetching.Range, fetching.fetch),
     "export-job": Command(_P.EXPORT, exporting.Begin, stream=_export_job),
@@ -592,7 +573,6 @@ COMMANDS: Mapping[str, Command] = {
     "export-fetch": Command(_P.EXPORT, exporting.One, _export_fetch),
     "exports": Command(_P.LIST, exporting.Filter, exporting.exports),
     "search": Command(_P.SEARCH, Search, search),
-    "quote": Command(_P.SEARCH, One, _quote),
     "read": Command(_P.LIST, Read, _read),
     "views": Command(_P.LIST, One, _seen_by),
     "auditors": Command(_P.LIST, reviewing.Auditors, reviewing.auditors),

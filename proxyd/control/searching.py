@@ -3,7 +3,7 @@
 Rule 1: hits come of sessions the caller may see only; of the others nothing shows, not even how many there are.
 Rule 2: a search is in the ledger before it is answered: who, what for, and in which sessions something was found.
 Rule 3: the daemon has no text to show: a hit is a session, a moment and a source. Who wants to read what stands there asks
-        for each session's recording with `quote`, under the rules of every other view.
+        for each session's recording with `read`, under the rules of every other view.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ def test_purged_held_and_started_again(own_lab: Callable[..., Lab], short: Path)
         assert lab.proxyd.ctl("hold", live, "--reason", "an alarm").code == 0
     lab.proxyd.ended(live)
     assert lab.proxyd.ctl("hold", kept, "--reason", "inquiry 7").code == 0
-    where = {name: Path(lab.proxyd.call("export", session=name)["path"]) for name in (kept, gone, live)}
+    folder = lambda name: lab.proxyd.call("read", session=name, kind="export")["path"]  # noqa: E731
+    where = {name: Path(folder(name)) for name in (kept, gone, live)}
     lab.proxyd.settings["retention"] = [{"keep_days": 1e-6}]
     lab.proxyd.write()
     lab.proxyd.restart()

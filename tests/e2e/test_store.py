@@ -82,7 +82,7 @@ def test_what_is_stored_is_what_was_recorded_and_can_be_read_there(
     run(lab, short)
     eventually("it is stored", lambda: all_stored(lab), within_s=STORED_S)
     (row,) = lab.proxyd.sessions()
-    folder = Path(lab.proxyd.call("export", session=row["id"])["path"])
+    folder = Path(lab.proxyd.call("read", session=row["id"], kind="export")["path"])
     there = {found.key.rpartition("/")[2]: found for found in remote(server).objects()}
     for path in evidence(folder):
         assert b"".join(remote(server).read(there[path.name].key)) == path.read_bytes()

@@ -310,7 +310,7 @@ class Proxyd:
         """Open a recording as an auditor's own process does: path from the daemon, identity from the configuration."""
         from proxyd.recorder.replay import Recording  # noqa: PLC0415 - as above
 
-        path = self.call("export", session=session)["path"]
+        path = self.call("read", session=session, kind="export")["path"]
         return Recording.open(Path(path), self.home / self.settings["recording"]["identity"])
 
     def health(self) -> tuple[int, str]:

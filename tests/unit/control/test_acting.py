@@ -41,7 +41,7 @@ async def test_the_persons_permissions_count_and_not_the_consoles(played: Played
     assert (await wire.ask("sessions"))["error"]["code"] == "denied"
     assert (await ask_as(wire, "ann", "sessions"))["ok"]["sessions"][0]["id"] == SESSION_ID
     assert (await ask_as(wire, "eve", "sessions"))["error"]["code"] == "denied"
-    assert (await ask_as(wire, "bob", "replay", session=SESSION_ID))["error"]["code"] == "denied"
+    assert (await ask_as(wire, "bob", "read", session=SESSION_ID, kind="replay"))["error"]["code"] == "denied"
     assert (await ask_as(wire, "ann", "drop", session=SESSION_ID))["error"]["code"] == "denied"
     status = (await ask_as(wire, "ann", "status"))["ok"]["caller"]
     assert (status["name"], status["user"], status["via"]) == ("ann", "ann", "web")

@@ -213,21 +213,21 @@ async def test_a_message_reaches_the_session_and_the_ledger(played: Played, conn
 
 
 @pytest.mark.mission("M5", "M6")
-@pytest.mark.parametrize("command", ["log", "replay", "export"])
-async def test_recordings_open_after_the_ledger_has_it(played: Played, connect: Any, command: str) -> None:
+@pytest.mark.parametrize("kind", ["log", "replay", "export"])
+async def test_recordings_open_after_the_ledger_has_it(played: Played, connect: Any, kind: str) -> None:
     session = played.begin()
     wire = await connect()
-    if command != "replay":
-        answer = await wire.ask(command, session=session.id)
+    if kind != "replay":
+        answer = await wire.ask("read", session=session.id, kind=kind)
         assert code_of(answer) == "refused"
         assert "still live" in answer["error"]["message"]
     played.end(session)
-    answer = (await wire.ask(command, session=session.id))["ok"]
+    answer = (await wire.ask("read", session=session.id, kind=kind))["ok"]
     assert answer["path"] == str(played.base)
     (view,) = played.ledger.viewers(session.id)
-    assert (view.fields["who"], view.fields["kind"]) == ("root", command)
+    assert (view.fields["who"], view.fields["kind"]) == ("root", kind)
     again = (await wire.ask("show", session=session.id))["ok"]
-    assert [(seen["who"], seen["kind"]) for seen in again["views"]] == [("root", command)]
+    assert [(seen["who"], seen["kind"]) for seen in again["views"]] == [("root", kind)]
 
 
 @pytest.mark.mission("M2")
@@ -236,11 +236,11 @@ async def test_replaying_what_is_live_needs_the_right_to_watch(
 ) -> None:
     session = played.begin()
     wire = await connect()
-    assert "ok" in await wire.ask("replay", session=session.id)
+    assert "ok" in await wire.ask("read", session=session.id, kind="replay")
     monkeypatch.setitem(ROLES, "PAM Operator", frozenset({Permission.REPLAY}))  # type: ignore[arg-type]
     played.operate_as("PAM Operator")
     wire = await connect()
-    assert code_of(await wire.ask("replay", session=session.id)) == "denied"
+    assert code_of(await wire.ask("read", session=session.id, kind="replay")) == "denied"
     assert len(played.ledger.viewers(session.id)) == 1
 
 
@@ -403,9 +403,9 @@ async def test_an_unknown_or_ambiguous_session_is_named(played: Played, connect:
     played.begin(id="aa1" + "0" * 29)
     played.begin(id="aa2" + "0" * 29)
     wire = await connect()
-    for command in ("show", "drop", "watch", "replay"):
+    for command, more in (("show", {}), ("drop", {}), ("watch", {}), ("read", {"kind": "replay"})):
         for name, says in (("nope", "no "), ("aa", "more than one session")):
-            answer = await wire.ask(command, session=name)
+            answer = await wire.ask(command, session=name, **more)
             assert code_of(answer) == "not_found"
             assert says in answer["error"]["message"]
 
