@@ -17,9 +17,10 @@ from proxyd.index.rdp.keys import Keys
 from proxyd.index.rdp.screen import Screen
 from proxyd.index.rdp.typed import lines
 from proxyd.protocols.rdp import events, fastpath, mcs, share, updates, wire
-from proxyd.protocols.rdp.crossing import FIRST_CHANNEL, SOUND, USER
+from proxyd.protocols.rdp.crossing import FIRST_CHANNEL
 from proxyd.protocols.rdp.fastpath import MAX_UPDATE, Update, UpdateCode
 from proxyd.protocols.rdp.share import DataKind, ShareData
+from proxyd.protocols.rdp.static import SOUND, USER
 from proxyd.protocols.rdp.updates import Bitmap, BitmapFlag
 from proxyd.protocols.rdp.wire import WireError
 from proxyd.recorder.record import Kind, Record

@@ -16,10 +16,10 @@ from proxyd.errors import ProxydError
 from proxyd.protocols.rdp import back, channels, credssp, fastpath, gcc, info, mcs, share, wire
 from proxyd.protocols.rdp import front as fronts
 from proxyd.protocols.rdp.credssp import Acceptor, Initiator, Refused, Request, TargetRefused
-from proxyd.protocols.rdp.crossing import USER
 from proxyd.protocols.rdp.front import Front, Wants
 from proxyd.protocols.rdp.ntlm import WrongPassword
 from proxyd.protocols.rdp.share import Control, ShareData
+from proxyd.protocols.rdp.static import USER
 from proxyd.protocols.rdp.talk import Talk
 from proxyd.protocols.rdp.wire import Protocol, WireError
 from proxyd.verifiers import nt_hash, nt_key

@@ -20,9 +20,9 @@ from proxyd.errors import ProxydError
 from proxyd.gate import Gate
 from proxyd.protocols.rdp import channels, mcs, share
 from proxyd.protocols.rdp.conduit import Conduit
-from proxyd.protocols.rdp.crossing import FIRST_CHANNEL, SOUND, USER, Desk, numbers
+from proxyd.protocols.rdp.crossing import FIRST_CHANNEL, Desk, numbers
 from proxyd.protocols.rdp.share import ControlKind, DataKind
-from proxyd.protocols.rdp.static import Policy, StaticChannels
+from proxyd.protocols.rdp.static import SOUND, USER, Policy, StaticChannels
 from proxyd.protocols.rdp.wire import MAX_TPKT, Framer, is_fast_path
 from proxyd.recorder.record import Kind
 from tests.fuzz import program

@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxyd.protocols.rdp import channels, mcs, share
-from proxyd.protocols.rdp.crossing import FIRST_CHANNEL, USER, Desk, FromClient, FromTarget, numbers
+from proxyd.protocols.rdp.crossing import FIRST_CHANNEL, Desk, numbers
+from proxyd.protocols.rdp.fromclient import FromClient
+from proxyd.protocols.rdp.fromtarget import FromTarget
 from proxyd.protocols.rdp.share import DataKind, ShareData
+from proxyd.protocols.rdp.static import USER
 from proxyd.protocols.rdp.wire import Framer, WireError
 from tests.fuzz.test_rdp_wire import EXAMPLES, frames, payloads
 

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxyd.protocols.rdp import capabilities, mcs, share
-from proxyd.protocols.rdp.crossing import USER
 from proxyd.protocols.rdp.events import Event, Mouse, Pointer, Scancode, Sync, Toggle, Unicode
 from proxyd.protocols.rdp.hosting import Host
 from proxyd.protocols.rdp.keyboard import Keyboard
 from proxyd.protocols.rdp.loginpicture import draw, place
 from proxyd.protocols.rdp.loginscreen import Chosen, LoginScreen, Row, Spot, Step
 from proxyd.protocols.rdp.share import DataKind, ShareData
+from proxyd.protocols.rdp.static import USER
 from proxyd.protocols.rdp.wire import Framer, WireError
 from tests.fuzz import seeds_rdp as seeds
 from tests.fuzz.test_rdp_wire import EXAMPLES, frames, payloads

@@ -21,7 +21,9 @@ from proxyd import metrics
 from proxyd.errors import Dropped, ProtocolBroken, ProxydError, TargetError
 from proxyd.gate import REVOKED, Settled
 from proxyd.protocols.rdp import share
-from proxyd.protocols.rdp.crossing import Desk, FromClient, FromTarget, Numbers
+from proxyd.protocols.rdp.crossing import Desk, Numbers
+from proxyd.protocols.rdp.fromclient import FromClient
+from proxyd.protocols.rdp.fromtarget import FromTarget
 from proxyd.protocols.rdp.front import farewell
 from proxyd.protocols.rdp.notices import Notices, standing_s
 from proxyd.protocols.rdp.share import DataKind, ErrorInfo, Rectangle

@@ -3,11 +3,14 @@ import pytest
 from proxyd.protocols.rdp import capabilities, channels, events, fastpath, graphics, info, mcs, share, sound
 from proxyd.protocols.rdp.capabilities import SetKind
 from proxyd.protocols.rdp.channels import ChannelFlag
-from proxyd.protocols.rdp.crossing import FIRST_CHANNEL, USER, Desk, FromClient, FromTarget, Handover, numbers
+from proxyd.protocols.rdp.crossing import FIRST_CHANNEL, Desk, Handover, numbers
 from proxyd.protocols.rdp.events import Mouse, Pointer, Scancode, Sync, Toggle
+from proxyd.protocols.rdp.fromclient import FromClient
+from proxyd.protocols.rdp.fromtarget import FromTarget
 from proxyd.protocols.rdp.info import LicenseError
 from proxyd.protocols.rdp.mcs import Data
 from proxyd.protocols.rdp.share import DataKind, Rectangle, ShareData
+from proxyd.protocols.rdp.static import USER
 from proxyd.protocols.rdp.wire import WireError, u32
 from tests.fuzz import captured_rdp as captured
 from tests.fuzz import seeds_rdp as seeds

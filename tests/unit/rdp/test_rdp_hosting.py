@@ -2,11 +2,11 @@ import pytest
 from PIL import Image, ImageChops
 
 from proxyd.protocols.rdp import capabilities, events, fastpath, mcs, painting, share
-from proxyd.protocols.rdp.crossing import USER
 from proxyd.protocols.rdp.events import Mouse, Pointer, Scancode
 from proxyd.protocols.rdp.hosting import LEAST, MOST, Host, Stage
 from proxyd.protocols.rdp.mcs import Data
 from proxyd.protocols.rdp.share import Action, ControlAction, ControlKind, DataKind, Rectangle, ShareData
+from proxyd.protocols.rdp.static import USER
 from proxyd.protocols.rdp.wire import Framer, WireError
 from proxyd.recorder.record import Kind, Record
 from tests.fuzz import seeds_rdp as seeds
