@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import ssl
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -134,14 +135,18 @@ class Console:
         self, method: str, path: str, body: bytes | str | None = None, headers: dict[str, str] | None = None
     ) -> Answer:
         """Send one request as it is; nothing is followed, nothing is kept."""
-        context = ssl.create_default_context(cafile=str(self.proxyd.home / "keys" / "tls.crt"))
-        connection = http.client.HTTPSConnection(HOST, self.port, timeout=20, context=context)
+        connection = self.connect()
         try:
             connection.request(method, path, body, headers or {})
             answer = connection.getresponse()
             return Answer(answer.status, answer.headers, answer.read())
         finally:
             connection.close()
+
+    def connect(self) -> http.client.HTTPSConnection:
+        """Give a connection to it, made by its first request."""
+        context = ssl.create_default_context(cafile=str(self.proxyd.home / "keys" / "tls.crt"))
+        return http.client.HTTPSConnection(HOST, self.port, timeout=20, context=context)
 
     def client(self) -> Client:
         """A client that keeps cookies and fills in forms, as a browser without scripts does."""
@@ -167,9 +172,9 @@ class Client:
         """Ask for a page."""
         return self._ask("GET", path, None, headers)
 
-    def post(self, path: str, fields: dict[str, str], **headers: str) -> Answer:
-        """Send a form, with the last page's token unless one is given."""
-        body = urlencode({"form_token": self.form_token} | fields)
+    def post(self, path: str, fields: Mapping[str, str | list[str]], **headers: str) -> Answer:
+        """Send a form, with the last page's token unless one is given; a list is a field that is there several times."""
+        body = urlencode({"form_token": self.form_token} | dict(fields), doseq=True)
         sent = {"content-type": "application/x-www-form-urlencoded", "origin": self.console.origin} | headers
         return self._ask("POST", path, body, sent)
 
@@ -179,15 +184,23 @@ class Client:
         given = person.code() if code is None else code
         return self.post("/sign-in", {"name": person.name, "password": password, "code": given, "next": "/"})
 
+    @property
+    def cookie(self) -> str:
+        """The header that has its cookies."""
+        return "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+
+    def send(self, method: str, path: str, body: str | None, headers: dict[str, str]) -> Answer:
+        """Send one request, on a connection of its own."""
+        return self.console.ask(method, path, body, headers)
+
     def _ask(self, method: str, path: str, body: str | None, headers: dict[str, str]) -> Answer:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        sent = {"cookie": "; ".join(f"{name}={value}" for name, value in self.cookies.items())} | named
-        answer = self.console.ask(method, path, body, sent)
+        answer = self.send(method, path, body, {"cookie": self.cookie} | named)
         for name, line in answer.cookies().items():
             value = line.partition("=")[2].partition(";")[0].strip('"')
             self.cookies[name] = value
             if not value:
                 del self.cookies[name]
-        if 'name="form_token" value="' in answer.text:
+        if b'name="form_token" value="' in answer.body:
             self.form_token = answer.text.split('name="form_token" value="')[1].split('"')[0]
         return answer

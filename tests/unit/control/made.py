@@ -6,14 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import trio
-
 from proxyd import setup
 from proxyd.config import load
 from proxyd.recorder.catalog import Catalog
 from proxyd.recorder.keys import load_signer
 from proxyd.recorder.ledger import Ledger
-from proxyd.recorder.recorder import Recorder
+from tests.peers import tapes
 
 
 def record(
@@ -27,20 +25,5 @@ def record(
     played.catalog = Catalog(recording.catalog)
     played.ledger = Ledger(recording.ledger, load_signer(recording.signing_key), config.node)
     played.config.recording = recording
-
-    async def play() -> None:
-        recorder = Recorder(recording, config.node, catalog=played.catalog, ledger=played.ledger)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(recorder.run)
-            tape = await recorder.open(
-                meta["id"], meta, strict=True, on_pressure=lambda _: None, on_failure=lambda _: None
-            )
-            for one in records:
-                tape.add(*one)
-                if apart_s:
-                    await trio.sleep(apart_s)
-            await tape.seal("closed", by="", error="")
-            nursery.cancel_scope.cancel()
-
-    trio.run(play)
+    tapes.record(config, [(meta, records)], played.catalog, played.ledger, apart_s=apart_s)
     return base

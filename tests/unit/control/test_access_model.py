@@ -1,4 +1,4 @@
-"""Random attempts to see, ask, decide and set: the command layer and the model of `access_world` agree on every one."""
+"""Random attempts to see, ask, decide and set: the command layer and the model of `tests.access_model` agree on every one."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from tests.unit.control.access_world import CALLERS, PEOPLE, SIGHTS, World
+from tests.access_model import LASTS, PEOPLE, SIGHTS, STARTS
+from tests.unit.control.access_world import CALLERS, World
 
 SHORT = 2_000
 WHOLE = 100_000
 ROUND = 400  # attempts until sessions begin anew
-STARTS = (-3600.0, -61.0, -60.0, 0.0, 30.0, 600.0)
-LASTS = (-5.0, 0.0, 1.0, 60.0, 1200.0, 30 * 86_400.0, 31 * 86_400.0)
 TIMES = (0.5, 29.0, 60.0, 599.0, 1300.0)
 
 callers = st.sampled_from(CALLERS)
@@ -83,7 +82,7 @@ class Attempts(RuleBasedStateMachine):
 
     @invariant()
     def nobody_decided_for_themselves(self) -> None:
-        assert all(one.person not in one.approved for one in self.world.requests)
+        assert all(one.person not in one.approved for one in self.world.model.requests)
 
 
 def evidence(world: World, played: Any) -> None:

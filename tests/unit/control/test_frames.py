@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxyd.control.client import Frames, pack_frame, unpack_records
@@ -20,6 +20,7 @@ _values = st.recursive(
 _messages = st.dictionaries(st.text(max_size=8), _values, max_size=4)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # of a busy machine
 @given(st.lists(_messages, max_size=5), st.lists(st.integers(1, 50), min_size=1, max_size=30))
 def test_messages_survive_any_cut(messages: list, cuts: list[int]) -> None:
     data = b"".join(pack_frame(message) for message in messages)
