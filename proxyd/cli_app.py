@@ -27,11 +27,12 @@ COMPLETION_LIMIT = 50
 
 @dataclass(slots=True)
 class Run:
-    """One run of a command line: how it prints, and which daemon it is about."""
+    """One run of a command line: how it prints, which daemon it is about, and for which user at which address it asks."""
 
     output: Output
     config_path: Path | None = None
     socket: Path | None = None
+    acting_for: tuple[str, str] | None = None
 
     def find_config(self) -> Path:
         """Say which configuration counts. Raises ConfigError when there is none."""
@@ -56,6 +57,7 @@ class Run:
         """Give the client of the daemon named by --socket, or by the configuration."""
         from proxyd.control.client import Client
 
+        options |= {"acting_for": self.acting_for}
         if self.socket is not None:
             return Client(self.socket, **options)
         start = f"proxyd serve --config {self.find_config()}"

@@ -7,10 +7,9 @@ Rule 2: what goes into a file is a job of the daemon's list (cli_exports) and ha
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from secrets import token_hex
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
@@ -28,12 +27,18 @@ from proxyd.cli_recordings import (
 )
 from proxyd.errors import FormatError
 
+if TYPE_CHECKING:
+    from proxyd.cli_exports import Job
+    from proxyd.recorder.forms import Settings
+    from proxyd.recorder.replay import Recording
+
 NAME_BYTES: Final = 4  # of the name of a file nobody named
+SHORTEST_PAUSE_S: Final = 0.5  # as in recorder.forms, which takes a while to import
 FORMATS = ("asciicast", "asciicast2", "jsonl", "csv", "webm", "mp4", "pyrdp")
 
 
 def _choose(
-    run: Run, session: str, form: str, target: Path | None, given: Mapping[str, bool], *, background: bool
+    run: Run, session: str, form: str, target: Path | None, settings: Settings, *, background: bool
 ) -> tuple[str, str, Path | None]:
     """Choose the session's whole id, the form and the file, before the ledger says that someone saw it.
 
@@ -41,19 +46,14 @@ def _choose(
     """
     from proxyd import cli_film
     from proxyd.cli_queries import refuse_screen_options
-    from proxyd.recorder.export import DESKTOP, choose
-    from proxyd.recorder.forms import APART, FILMS
+    from proxyd.recorder.forms import APART, settle
 
     row = run.call("show", session=session)["session"]
-    refuse_screen_options(row, given)
+    refuse_screen_options(row, {"--channel": settings.channel is not None, "--input": settings.keys})
     try:
-        chosen = choose(form, row["protocol"])
+        chosen = settle(form, row["protocol"], settings)
     except FormatError as error:
         raise click.UsageError(str(error)) from None
-    if row["protocol"] == DESKTOP and (given["--channel"] or (given["--input"] and chosen not in FILMS)):
-        raise click.UsageError(
-            f"{chosen} of a desktop is all of the session: it has no channels and no --input"
-        )
     if background and target is None:
         target = run.config().export.directory / row["id"] / f"{token_hex(NAME_BYTES)}.{chosen}"
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -68,8 +68,7 @@ class _Wanted(NamedTuple):
     session: str  # its whole id
     form: str
     target: Path
-    with_input: bool
-    channel: int | None
+    settings: Settings
 
 
 @click.command(cls=Command, short_help="Write a recording in a form other tools read.")
@@ -82,6 +81,8 @@ class _Wanted(NamedTuple):
 @click.option("--input", "--keys", "with_input", is_flag=True,
               help="With what the user typed: lines that were shown in casts, subtitles in films; jsonl then has the keys "
                    "themselves, passwords included.")  # fmt: skip
+@click.option("--skip-idle", "pause_s", type=click.FloatRange(min=SHORTEST_PAUSE_S), metavar="SECONDS",
+              help="Cut pauses of films to this.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace FILE.")
 @click.option("--background", is_flag=True, help="Make it while you do something else: see proxyctl exports.")
 @click.option("--detached", is_flag=True, hidden=True)
@@ -95,6 +96,7 @@ def export(
     form: str | None,
     target: Path | None,
     with_input: bool,
+    pause_s: float | None,
     force: bool,
     background: bool,
     detached: bool,
@@ -109,16 +111,18 @@ def export(
 
     Beside FILE stands FILE.manifest.json, signed by the node: proxyctl verify FILE says whether they still fit.
     """
+    from proxyd.recorder.forms import Settings
+
     if run.output.json and target is None and not background:
         raise click.UsageError("--json says where the export is: add -o FILE")
     if target is not None:
         refuse_existing(target, force=force)
-    given = {"--channel": channel is not None, "--input": with_input}
-    whole, form, target = _choose(run, session, form or "", target, given, background=background)
+    settings = Settings(keys=with_input, channel=channel, pause_s=pause_s)
+    whole, form, target = _choose(run, session, form or "", target, settings, background=background)
     if target is None:
         _print(run, whole, form, identity, channel, with_input=with_input)
         return
-    wanted = _Wanted(whole, form, target, with_input, channel)
+    wanted = _Wanted(whole, form, target, settings)
     key = identity_of(run, identity)
     if background:
         _start(run, wanted, key, force=force)
@@ -145,8 +149,10 @@ def _start(run: Run, wanted: _Wanted, key: Path, *, force: bool) -> None:
 
     words = [wanted.session, "--format", wanted.form, "--output", str(wanted.target.absolute()),
              "--identity", str(key.absolute())]  # fmt: skip
-    words += ["--input"] * wanted.with_input + ["--force"] * force
-    words += ["--channel", str(wanted.channel)] if wanted.channel is not None else []
+    settings = wanted.settings
+    words += ["--input"] * settings.keys + ["--force"] * force
+    words += ["--channel", str(settings.channel)] if settings.channel is not None else []
+    words += ["--skip-idle", str(settings.pause_s)] if settings.pause_s is not None else []
     job = cli_exports.start(run, words)
     if run.output.json:
         run.output.document(
@@ -159,31 +165,62 @@ def _start(run: Run, wanted: _Wanted, key: Path, *, force: bool) -> None:
 
 def _make(run: Run, wanted: _Wanted, key: Path, *, detached: bool) -> None:
     """Make the file, as a job the daemon knows of."""
-    from proxyd import cli_exports, cli_film
+    import msgspec
+
+    from proxyd import cli_exports
+
+    asked = {"session": wanted.session, "form": wanted.form, "path": str(wanted.target.absolute()),
+             "settings": msgspec.to_builtins(wanted.settings)}  # fmt: skip
+    with cli_exports.job_of(run, asked, wanted.target, detached=detached) as job:
+        if job.before:
+            run.output.remark(f"{job.before} exports come first: see proxyctl exports")
+        recording = _write(run, wanted, key, job)
+    warn_of_damage(run, recording)
+
+
+def produce(run: Run, job: Job) -> None:
+    """Make the file of an unattended job, from its beginning. Raises ProxydError, OSError."""
+    import msgspec
+
+    from proxyd import cli_film
+    from proxyd.recorder.forms import APART, Settings
+
+    row = job.row
+    target = Path(row["path"])
+    wanted = _Wanted(row["session"], row["form"], target, msgspec.convert(row["settings"], Settings))
+    key = identity_of(run, None)
+    if wanted.form in APART:
+        cli_film.check(wanted.form, run.call("show", session=wanted.session)["session"]["protocol"], target)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{target.name}.*"):  # of a maker that was killed
+        left.unlink(missing_ok=True)
+    _write(run, wanted, key, job)
+
+
+def _write(run: Run, wanted: _Wanted, key: Path, job: Job) -> Recording:
+    """Write the file of a job once it is its turn, and say what was made; gives the recording."""
+    from proxyd import cli_film
     from proxyd.cli_commands import typed_at
     from proxyd.export.task import Task
     from proxyd.recorder.export import export as lines_of
     from proxyd.recorder.exported import manifest_of
     from proxyd.recorder.forms import APART
 
-    session, form, target = wanted.session, wanted.form, wanted.target
-    with cli_exports.job_of(run, session, form, target, detached=detached) as job:
-        if job.before:
-            run.output.remark(f"{job.before} exports come first: see proxyctl exports")
-        recording = opened(run, job.wait(), key).recording
-        about = {"session": session, "export": job.id, "manifest": str(manifest_of(target))}
-        if form in APART:
-            began_ms, protocol = round(recording.started_at * 1000), str(recording.meta.get("protocol", ""))
-            task = Task(form, protocol, recording.duration_us, began_ms, keys=wanted.with_input,
-                        channel=wanted.channel)  # fmt: skip
-            cli_film.say(run, about, task, target, cli_film.make(run, recording, task, target, job))
-        else:
-            typed = typed_at(recording) if wanted.with_input else None
-            lines = lines_of(recording, form, channel=wanted.channel, typed=typed)
-            seal = job.seal(target, recording.duration_us, keys=wanted.with_input)
-            write_private(target, job.lines(lines), seal)
-            written = target.stat().st_size
-            if run.output.json:
-                run.output.document(about | {"format": form, "path": str(target), "bytes": written})
-            run.output.line(f"{target}: {form}, {size(written)}")
-    warn_of_damage(run, recording)
+    form, target, settings = wanted.form, wanted.target, wanted.settings
+    recording = opened(run, job.wait(), key).recording
+    about = {"session": wanted.session, "export": job.id, "manifest": str(manifest_of(target))}
+    if form in APART:
+        began_ms, protocol = round(recording.started_at * 1000), str(recording.meta.get("protocol", ""))
+        pause_us = None if settings.pause_s is None else round(settings.pause_s * 1e6)
+        task = Task(form, protocol, recording.duration_us, began_ms, keys=settings.keys, channel=settings.channel,
+                    pause_us=pause_us)  # fmt: skip
+        cli_film.say(run, about, task, target, cli_film.make(run, recording, task, target, job))
+        return recording
+    typed = typed_at(recording) if settings.keys else None
+    lines = lines_of(recording, form, channel=settings.channel, typed=typed)
+    write_private(target, job.lines(lines), job.seal(target, recording.duration_us, keys=settings.keys))
+    written = target.stat().st_size
+    if run.output.json:
+        run.output.document(about | {"format": form, "path": str(target), "bytes": written})
+    run.output.line(f"{target}: {form}, {size(written)}")
+    return recording

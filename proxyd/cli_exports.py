@@ -5,7 +5,8 @@ it has is the list, the turn, and the signature under the manifest. A job in the
 of its own, niced, which no terminal holds.
 
 Rule 1: a file is at its place only once its manifest is; when anything fails neither is, and the daemon is told why.
-Rule 2: a job that is cancelled, or whose daemon has gone, ends at its next word of how far it is.
+Rule 2: a job that is cancelled ends at its next word of how far it is.
+Rule 3: one whose daemon has gone waits for the next daemon and goes on where it was, for PATIENCE_S; then it ends.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +28,7 @@ from click.shell_completion import CompletionItem
 
 from proxyd.cli_app import COMPLETION_LIMIT, Command, CommandLine, Run, ids_of, offered
 from proxyd.cli_output import FAILED, ID_SHOWN, Column, duration, size
+from proxyd.control.client import Code, ControlError
 from proxyd.errors import ProxydError
 
 if TYPE_CHECKING:
@@ -33,11 +37,13 @@ if TYPE_CHECKING:
 NICE: Final = 10  # sessions go first
 LOOK_LINES: Final = 1000  # of text between two looks whether somebody cancelled it
 WHY_SHOWN: Final = 1000  # characters of an error that the daemon keeps
+PATIENCE_S: Final = 600.0  # for the daemon: an upgrade of the machine's packages
+AGAIN_S: Final = 0.5  # between two looks whether it is back
 INTERRUPTED: Final = "who made it was interrupted"
 ENTRY: Final = "from proxyd.cli import proxyctl; proxyctl()"
 
 
-# ---------------------------------------------------------------------------- one job, as its worker sees it
+# ---------------------------------------------------------------------------- one job, as its maker sees it
 
 
 class Job:
@@ -48,28 +54,38 @@ class Job:
         self._run, self._stream = run, stream
         self._frames: list[dict[str, Any]] = []
         self._percent = 0
-        first = self._next()
+        first = self._frame()
         self.id = str(first["job"])
         self.before = int(first["before"])
+        self.row: dict[str, Any] = first["export"]
 
     def wait(self) -> dict[str, Any]:
         """Wait for its turn; gives what the daemon says of the session. Raises ControlError."""
-        opened: dict[str, Any] = self._next()["go"]
-        return opened
+        while True:
+            try:
+                opened: dict[str, Any] = self._frame()["go"]
+            except ControlError as error:
+                self._rejoin(error)
+            else:
+                return opened
 
     def reached(self, percent: int) -> None:
         """Say how far it is."""
         self.look()
         if percent > self._percent:
             self._percent = percent
-            self._run.call("export-told", job=self.id, percent=min(percent, 100))
+            self._call("export-told", percent=min(percent, 100))
 
     def look(self) -> None:
-        """Raise ProxydError if it is to end."""
-        while select.select([self._stream], [], [], 0)[0]:
-            self._frames += self._stream.receive()
-            for frame in self._frames:
-                _refuse_cancelled(frame)
+        """Raise ProxydError if it is to end; wait for the daemon where it has gone (rule 3)."""
+        try:
+            while select.select([self._stream], [], [], 0)[0]:
+                self._frames += self._stream.receive()
+                for frame in self._frames:
+                    _refuse_cancelled(frame)
+        except ControlError as error:
+            self._rejoin(error)
+            self.wait()
 
     def lines(self, given: Iterable[str]) -> Iterator[str]:
         """Yield these lines, as long as nobody ends it."""
@@ -90,22 +106,55 @@ class Job:
                 "duration_us": duration_us,
                 "keys": keys,
             }
-            write_private(
-                manifest_of(target), [self._run.call("export-sign", job=self.id, **file)["manifest"]]
-            )
+            write_private(manifest_of(target), [self._call("export-sign", **file)["manifest"]])
 
         return sign
 
-    def end(self, error: str = "") -> None:
-        """Say that it is over."""
-        self._run.call("export-end", job=self.id, error=error[:WHY_SHOWN])
+    def end(self, error: str = "", *, again: bool = False) -> None:
+        """Say that it is over; `again`: that the next maker is to begin it."""
+        self._run.call("export-end", job=self.id, error=error[:WHY_SHOWN], again=again)
 
-    def _next(self) -> dict[str, Any]:
+    def close(self) -> None:
+        """Let go of the daemon; idempotent."""
+        self._stream.close()
+
+    def _call(self, name: str, **arguments: Any) -> dict[str, Any]:
+        """Ask the daemon about this job; the next one, where it has gone (rule 3)."""
+        while True:
+            self.look()
+            try:
+                return self._run.call(name, job=self.id, **arguments)
+            except ControlError as error:
+                if error.code is not Code.UNREACHABLE:
+                    raise
+                self._rejoin(error)
+                self.wait()
+
+    def _frame(self) -> dict[str, Any]:
         while not self._frames:
             self._frames += self._stream.receive()
         frame = self._frames.pop(0)
         _refuse_cancelled(frame)
         return frame
+
+    def _rejoin(self, gone: ControlError) -> None:
+        """Hold the job at the daemon that comes after the one that has gone. Raises ControlError, at last `gone` itself."""
+        if gone.code is not Code.UNREACHABLE:
+            raise gone
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            self._stream.close()
+            self._frames = []
+            try:
+                self._stream = self._run.client().stream("export-resume", job=self.id)
+                self._frame()
+            except ControlError as error:
+                if error.code is not Code.UNREACHABLE:
+                    raise
+                time.sleep(AGAIN_S)
+            else:
+                return
+        raise gone
 
 
 def _refuse_cancelled(frame: Mapping[str, Any]) -> None:
@@ -114,11 +163,9 @@ def _refuse_cancelled(frame: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def job_of(run: Run, session: str, form: str, target: Path, *, detached: bool) -> Iterator[Job]:
-    """Be a job of the daemon's; what goes wrong in it is told there too. Raises ControlError."""
-    asked = {"session": session, "form": form, "path": str(target.absolute())}
-    with run.client().stream("export-job", **asked) as stream:
-        job = Job(run, stream)
+def job_of(run: Run, asked: Mapping[str, Any], target: Path, *, detached: bool) -> Iterator[Job]:
+    """Be a new job of the daemon's; what goes wrong in it is told there too. Raises ControlError."""
+    with contextlib.closing(Job(run, run.client().stream("export-job", **asked))) as job:
         if detached:
             _let_go(job)
         try:
@@ -133,6 +180,20 @@ def job_of(run: Run, session: str, form: str, target: Path, *, detached: bool) -
             job.end()
         except ProxydError as error:
             run.output.remark(f"{target} is there, and the daemon's list does not say so: {error}")
+
+
+@contextlib.contextmanager
+def _held(run: Run, name: str) -> Iterator[Job]:
+    """Be the maker of an unattended job; what it is left for goes to the next one. Raises ControlError."""
+    with contextlib.closing(Job(run, run.client().stream("export-resume", job=name, afresh=True))) as job:
+        try:
+            yield job
+            job.end()
+        except BaseException as error:
+            left = isinstance(error, KeyboardInterrupt) or getattr(error, "code", "") == Code.UNREACHABLE
+            with contextlib.suppress(ProxydError):
+                job.end(_why(error), again=left)
+            raise
 
 
 def _why(error: BaseException) -> str:
@@ -214,7 +275,10 @@ class _Exports(CommandLine):
 )
 @click.pass_context
 def exports(context: click.Context, session: str, limit: int) -> None:
-    """List exports, newest first: those that wait for their turn, are at work, and what became of the others."""
+    """List exports, newest first: those that wait for their turn, are at work, and what became of the others.
+
+    Yours, and of administrators everybody's.
+    """
     if context.invoked_subcommand is not None:
         return
     run = context.find_object(Run)
@@ -243,7 +307,9 @@ def exports(context: click.Context, session: str, limit: int) -> None:
 
 
 def _state_of(row: Mapping[str, Any]) -> str:
-    return f"{row['percent']} %" if row["state"] == "running" else str(row["state"])
+    if row["state"] == "running":
+        return f"{row['percent']} %"
+    return "removed" if row["removed_at"] is not None else str(row["state"])
 
 
 @exports.command(cls=Command, short_help="Cancel an export that waits or is at work.")
@@ -270,7 +336,7 @@ def fetch(run: Run, job: str, *, target: Path, force: bool) -> None:
 
     refuse_existing(target, force=force)
     row = run.call("export-fetch", job=job)
-    made = Path(row["path"])
+    made, at = Path(row["path"]), 0
 
     def check(copied: Path) -> None:
         if digest(copied) != row["sha256"]:
@@ -279,7 +345,29 @@ def fetch(run: Run, job: str, *, target: Path, force: bool) -> None:
 
     with made.open("rb") as source, private_file(target, check) as file:
         while data := source.read(CHUNK_BYTES):
+            run.call("export-piece", ticket=row["ticket"], file="file", start=at, length=len(data))
             file.write(data)
+            at += len(data)
     if run.output.json:
         run.output.document(row | {"path": str(target)})
     run.output.line(f"{target}: {row['form']}, {size(row['size'])}")
+
+
+@exports.command(cls=Command, hidden=True)
+@click.argument("job", metavar="EXPORT")
+@click.option("--for", "person", required=True, metavar="USER")
+@click.option("--from", "address", default="", metavar="ADDRESS")
+@click.pass_obj
+def make(run: Run, job: str, *, person: str, address: str) -> None:
+    """Make an unattended export for the person it is for: what a console starts."""
+    from proxyd.cli_export import produce
+
+    run.acting_for = (person, address)
+    signal.signal(signal.SIGTERM, _interrupted)
+    os.nice(NICE)
+    with _held(run, job) as held:
+        produce(run, held)
+
+
+def _interrupted(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt

@@ -24,8 +24,7 @@ from proxyd.cli_output import duration, size
 from proxyd.cli_recordings import private_file
 from proxyd.errors import FormatError, ProxydError
 from proxyd.export.task import Made, Task
-from proxyd.recorder.export import DESKTOP
-from proxyd.recorder.forms import FILMS
+from proxyd.recorder.forms import DESKTOP, FILMS
 
 if TYPE_CHECKING:
     import subprocess
@@ -70,7 +69,12 @@ def check(form: str, protocol: str, target: Path | None) -> None:
 
 def make(run: Run, recording: Recording, task: Task, target: Path, job: Job | None = None) -> Made:
     """Make a file of a recording, and say meanwhile how far it is. Raises Undecoded, FormatError, ProxydError."""
-    seal = job.seal(target, task.duration_us, keys=task.keys) if job else None
+    lasts_us = task.duration_us
+
+    def seal(made: Path) -> None:
+        if job is not None:
+            job.seal(target, lasts_us, keys=task.keys)(made)
+
     try:
         with private_file(target, seal) as file, _progress(run, recording.duration_us, job) as tell:
             for _ in range(PASSES):
@@ -83,10 +87,16 @@ def make(run: Run, recording: Recording, task: Task, target: Path, job: Job | No
                 raise Undecoded(FAILED)
             if not answer.done.pictures and task.form in FILMS:
                 raise FormatError("the recording shows no screen")
+            lasts_us = _lasts_us(task, answer.done)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ProxydError(f"{target}: {reason}: nothing of it was kept") from None
     return answer.done
+
+
+def _lasts_us(task: Task, made: Made) -> int:
+    """Say how long a film is: as long as its session, unless pauses were cut."""
+    return task.duration_us if task.pause_us is None else max(0, min(made.lasts_us, task.duration_us))
 
 
 def _one(task: Task, records: Iterable[Record], file: int, tell: Callable[[int], None]) -> _Answer:
@@ -188,7 +198,7 @@ def _progress(run: Run, duration_us: int, job: Job | None) -> Iterator[Callable[
 
 def say(run: Run, about: Mapping[str, Any], task: Task, target: Path, made: Made) -> None:
     """Say what was made; `about`: what a program is told beside it."""
-    written, form, lasted_us = target.stat().st_size, task.form, task.duration_us
+    written, form, lasted_us = target.stat().st_size, task.form, _lasts_us(task, made)
     if run.output.json:
         told = {"format": form, "path": str(target), "bytes": written, "duration_us": lasted_us}
         run.output.document({**about, **told, **msgspec.structs.asdict(made)})

@@ -334,7 +334,7 @@ def private_file(target: Path, seal: Callable[[Path], None] | None = None) -> It
             seal(aside)
         aside.replace(target)
     except BaseException:
-        aside.unlink()
+        aside.unlink(missing_ok=True)  # of an export that was cancelled the daemon has removed it
         raise
     finally:
         for one, handler in before:

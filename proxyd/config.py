@@ -288,14 +288,15 @@ class Index(_Section, frozen=True, kw_only=True):
 
 
 class Export(_Section, frozen=True, kw_only=True):
-    """Films and replays of recordings. `jobs`: so many are made at once, by niced processes of those who ask.
+    """Films and replays of recordings. `jobs`: so many are made at once, by niced processes of who asks, or the console.
 
     `directory`: where those go that are given no file, readable by who made them; below `state` unless said. A purge takes
-    what is there of a session along.
+    what is there of a session along, and after `keep_days` it goes by itself; 0: it does not.
     """
 
     jobs: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
     directory: Located = Path()
+    keep_days: Annotated[float, msgspec.Meta(ge=0)] = 30
 
 
 class Search(_Section, frozen=True, kw_only=True):

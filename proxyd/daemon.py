@@ -168,8 +168,9 @@ class Daemon:
                 self.reviews = Reviews(self.core.catalog)
                 nursery.start_soon(self.notifier.run)
                 nursery.start_soon(self.archive.run)
-                self.exports = Exports(Jobs(self.catalog, self.config.node), self.config.export.jobs)
-                await self.exports.lose()
+                self.exports = Exports(Jobs(self.catalog, self.config.node), self.config.export)
+                await self.exports.take_up()
+                nursery.start_soon(self.exports.run)
                 self.health = Watch(self.core, self.archive, self.indexer)
                 nursery.start_soon(self.health.run)
                 names = await self._open(nursery)
@@ -383,7 +384,7 @@ class Daemon:
             search=before.search,
             control=msgspec.structs.replace(settings.control, socket=before.control.socket),
         )
-        self.exports.allow(settings.export.jobs)
+        self.exports.reconfigure(self.core.config.export)
         log.setup(settings.log)
         text = f"{len(settings.users)} users, {len(settings.targets)} targets, {len(settings.grants)} grants in force"
         _log.info(

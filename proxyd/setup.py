@@ -371,10 +371,13 @@ resume = true
 # -------------------------------------------------------------------------------------------------- exports
 
 [export]
-# How many films and replays are made at once, by processes of those who ask for them: proxyctl export --background.
+# How many films and replays are made at once, by processes of those who ask for them (proxyctl export --background) or of
+# the console.
 jobs = 1
 # Where those go that are given no file; default: state/exports. They are in the clear, for their maker's eyes only.
 #directory = "state/exports"
+# For how long what is there is kept; 0: until its recording is purged.
+keep_days = 30
 
 # -------------------------------------------------------------------------------------------------- search
 

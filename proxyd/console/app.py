@@ -34,6 +34,7 @@ from proxyd.console import (
     live,
     motion,
     player,
+    videos,
 )
 from proxyd.console.assets import Assets
 from proxyd.console.daemon import Daemon
@@ -46,6 +47,7 @@ from proxyd.console.provider import Provider
 from proxyd.console.recordings import Recordings
 from proxyd.console.server import Door
 from proxyd.console.signin import SignIns
+from proxyd.console.videos import Videos
 from proxyd.console.visit import COOKIE, Handler, signed_in
 from proxyd.control.client import Code, ControlError
 from proxyd.errors import ProxydError
@@ -86,6 +88,7 @@ class Site:
     assets: Assets
     pages: Pages
     recordings: Recordings
+    videos: Videos
     provider: Provider | None = None
     door: Door | None = None  # once it is there
     surveys: Surveys = field(default_factory=Surveys)
@@ -127,6 +130,12 @@ TABLE: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/search", finding.search),
     ("GET", "/requests", governing.requests),
     ("POST", "/requests/{request}/{verdict}", governing.decide),
+    ("GET", "/exports", videos.exports),
+    ("GET", "/exports/{export}", videos.export),
+    ("GET", "/exports/{export}/file", videos.take),
+    ("GET", "/exports/{export}/manifest", videos.manifest),
+    ("GET", "/exports/{export}/verify", videos.verify),
+    ("POST", "/exports/{export}/cancel", videos.cancel),
     ("GET", "/blocked", listing.blocked),
     ("POST", "/blocked/release", listing.release),
     ("GET", _ONE, detail.show),
@@ -137,6 +146,8 @@ TABLE: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", f"{_ONE}/recording/pieces/{{number}}", player.part),
     ("GET", f"{_ONE}/recording/pictures/{{at_us}}", player.picture),
     ("GET", f"{_ONE}/recording/motion/{{first_us}}/{{last_us}}/{{step_us}}", motion.stretch),
+    ("GET", f"{_ONE}/video", videos.ask_video),
+    ("POST", f"{_ONE}/video", videos.video),
     ("GET", f"{_ONE}/drop", acting.ask_drop),
     ("POST", f"{_ONE}/drop", acting.drop),
     ("POST", f"{_ONE}/block", acting.block),

@@ -10,6 +10,7 @@ from proxyd.cli_log import Entry
 from proxyd.console import commenting
 from proxyd.console.listing import shown
 from proxyd.console.recordings import log_of
+from proxyd.console.videos import listed
 from proxyd.console.visit import Visit
 from proxyd.recorder.replay import Recording
 
@@ -42,7 +43,8 @@ async def show(visit: Visit) -> Response:
     return visit.page(
         "session.html",
         session=session,
-        exports=exports["exports"],
+        exports=[listed(one) for one in exports["exports"]],
+        may_export=exports["ask"],
         comments=await commenting.seen(visit),
         found=answer["found"],
         views=list(reversed(answer["views"])),

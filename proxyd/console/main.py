@@ -24,11 +24,13 @@ from proxyd.console.app import Site, application
 from proxyd.console.assets import Assets
 from proxyd.console.daemon import Daemon
 from proxyd.console.guard import HTTPS_PORT
+from proxyd.console.makers import Makers
 from proxyd.console.pages import Pages
 from proxyd.console.provider import Provider
 from proxyd.console.recordings import Recordings
 from proxyd.console.server import GRACE_SECONDS, Door, listen
 from proxyd.console.signin import SignIns
+from proxyd.console.videos import Videos
 from proxyd.errors import ConfigError
 from proxyd.health import Health
 from proxyd.systemd_notify import notify
@@ -68,10 +70,12 @@ async def _run(config: Config, settings: Console) -> None:
         if settings.metrics is not None:
             await nursery.start(_measured, settings.metrics, site)
         await nursery.start(site.door.run, listening, ended)
+        nursery.start_soon(site.videos.makers.run)
         _log.info("ready", address=f"{host}:{port}", url=f"{url}/")
         notify("READY=1")
         await ended.wait()
         notify("STOPPING=1")
+        site.videos.makers.stop()
         nursery.cancel_scope.deadline = trio.current_time() + 2 * GRACE_SECONDS
 
 
@@ -89,17 +93,18 @@ async def _measured(
 
 
 def _site(config: Config, settings: Console, url: str) -> Site:
-    assets = Assets()
+    assets, daemon = Assets(), Daemon(config.control.socket)
     return Site(
         settings=settings,
         review=config.review,
         access=Access(config),
         admission=Admission(config.admission),
-        daemon=Daemon(config.control.socket),
+        daemon=daemon,
         signins=SignIns(settings),
         assets=assets,
         pages=Pages(assets),
         recordings=Recordings(config.recording.identity),
+        videos=Videos(Makers(config.path, daemon, config.export.jobs), config.recording.ledger),
         provider=Provider(settings.oidc, url) if settings.oidc is not None else None,
     )
 

@@ -69,7 +69,7 @@ async def show(visit: Visit) -> Response:
         return visit.to(f"/sessions/{visit.session}/request")
     protocol = session["protocol"]
     kind = "desktop" if is_desktop(session) else "queries" if protocol in PROTOCOLS else "terminal"
-    return visit.stage("player.html", session=session, kind=kind)
+    return visit.stage("player.html", session=session, kind=kind, download=visit.site.review.download)
 
 
 async def overview(visit: Visit) -> Response:

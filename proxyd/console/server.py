@@ -3,7 +3,7 @@
 Rule 1: a connection is let in by the address it comes from before a byte of it is read: so many a second (admission), so
         many at a time, and so many of all. Whoever is refused costs an accept and a close, no handshake.
 Rule 2: every wait for a browser has an end: its handshake, the head of a request (KEEP_ALIVE_SECONDS), a form (forms.py), an
-        answer it does not take (the kernel, STALL_MS), its word of leaving.
+        answer it does not take (the kernel, STALL_MS), its word of leaving; one on which nothing moves (patience).
 Rule 3: a connection's fault is its own: nothing a browser does, or a library makes of it, ends another or the process.
 Rule 4: out of descriptors or memory it waits, and the connections there are go on.
 Rule 5: TLS 1.2 or 1.3 only, HTTP/1.1 only: WebSockets need it, and it is the least there is to attack.
@@ -36,6 +36,7 @@ from proxyd import config as configuration
 from proxyd import log, metrics
 from proxyd.admission import Admission, Refused, Ticket
 from proxyd.config import Console
+from proxyd.console.patience import Patient
 from proxyd.database_tls import front_context
 from proxyd.errors import ConfigError
 
@@ -47,7 +48,6 @@ HEADER_BYTES: Final = 16 << 10  # of a request, whole
 SOCKET_MESSAGE_BYTES: Final = 4096  # browsers have next to nothing to say on a socket
 PING_SECONDS: Final = 20.0  # a viewer that is gone is noticed, and a proxy between keeps the socket open
 KEEP_ALIVE_SECONDS: Final = 30.0
-READ_SECONDS: Final = 120  # without a byte, on any connection; a live view answers pings
 STALL_MS: Final = 60_000  # as long as the daemon waits for a viewer who takes nothing
 HANDSHAKE_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 5.0  # for a browser's own close_notify
@@ -72,7 +72,7 @@ class Settings(ServerConfig):
             False  # what is worth it is compressed already; and memory for each socket
         )
         self.keep_alive_timeout = KEEP_ALIVE_SECONDS
-        self.read_timeout = READ_SECONDS
+        self.read_timeout = None  # Patient has it
         self.include_server_header = False
 
 
@@ -224,7 +224,7 @@ class Door:
             with sock:
                 if (line := await self._handshake(sock)) is not None:
                     ticket.authenticated()  # the handshake is what arrivals are counted for
-                    await self._serve(line)
+                    await self._serve(Patient(line))
         except Exception as error:  # noqa: BLE001  one browser's trouble is nobody else's
             metrics.CONSOLE_FAULTS.inc()
             _log.info("a connection broke", error=type(error).__name__)

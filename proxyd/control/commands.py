@@ -467,21 +467,20 @@ async def _read(services: Services, caller: Caller, wanted: Read) -> dict[str, A
 
 
 async def _export_job(services: Services, caller: Caller, wanted: exporting.Begin, send: Send) -> None:
-    """Hold the job of an export; see `exporting.work`."""
-
-    async def opens() -> dict[str, Any]:
-        return await _read(services, caller, Read(wanted.session, Sight.EXPORT, views=True))
-
-    await exporting.work(services, caller, wanted, send, opens)
+    """Hold the job of an export; see `exporting.begin`."""
+    await exporting.begin(services, caller, wanted, send, _opens(services, caller))
 
 
-async def _export_fetch(services: Services, caller: Caller, one: exporting.One) -> dict[str, Any]:
-    """Say where an exported file is; see `exporting.fetch`."""
+async def _export_resume(services: Services, caller: Caller, wanted: exporting.Resume, send: Send) -> None:
+    """Hold a job that lost its maker, or has none yet; see `exporting.resume`."""
+    await exporting.resume(services, caller, wanted, send, _opens(services, caller))
 
-    async def opens(session: str) -> object:
-        return await _read(services, caller, Read(session, Sight.DOWNLOAD))
 
-    return await exporting.fetch(services, one, opens)
+def _opens(services: Services, caller: Caller) -> exporting.Opens:
+    async def opens(session: str) -> dict[str, Any]:
+        return await _read(services, caller, Read(session, Sight.EXPORT, views=True))
+
+    return opens
 
 
 async def _reload(services: Services, caller: Caller, _: Nothing) -> dict[str, Any]:
@@ -566,11 +565,15 @@ COMMANDS: Mapping[str, Command] = {
     "verify": Command(_P.LOG, One, _verify),
     "fetch": Command(_P.LIST, fetching.Range, fetching.fetch),
     "export-job": Command(_P.EXPORT, exporting.Begin, stream=_export_job),
+    "export-resume": Command(_P.EXPORT, exporting.Resume, stream=_export_resume),
+    "export-ask": Command(_P.EXPORT, exporting.Wanted, exporting.ask),
+    "export-waiting": Command(_P.ACT, Nothing, exporting.waiting),
     "export-told": Command(_P.EXPORT, exporting.Told, exporting.told),
     "export-sign": Command(_P.EXPORT, exporting.Sign, exporting.sign),
     "export-end": Command(_P.EXPORT, exporting.End, exporting.end),
     "export-cancel": Command(_P.EXPORT, exporting.One, exporting.cancel),
-    "export-fetch": Command(_P.EXPORT, exporting.One, _export_fetch),
+    "export-fetch": Command(_P.EXPORT, exporting.Piece, exporting.fetch),
+    "export-piece": Command(_P.EXPORT, fetching.Range, exporting.piece),
     "exports": Command(_P.LIST, exporting.Filter, exporting.exports),
     "search": Command(_P.SEARCH, Search, search),
     "read": Command(_P.LIST, Read, _read),

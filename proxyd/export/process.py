@@ -26,8 +26,8 @@ from proxyd.export.film import FORMS, Chapter, Film, film_size
 from proxyd.export.shot import Shot, Source
 from proxyd.export.task import Made, Task
 from proxyd.index.given import records
-from proxyd.recorder.export import DESKTOP, marker
-from proxyd.recorder.forms import FILMS
+from proxyd.recorder.export import marker
+from proxyd.recorder.forms import DESKTOP, FILMS
 from proxyd.recorder.record import Record
 
 MEMORY_BYTES: Final = (
@@ -78,6 +78,22 @@ class Answers:
         return self._at
 
 
+class Pauses:
+    """Gives records the times they have in a film: those of the session, but that no pause is longer than `longest_us`."""
+
+    def __init__(self, longest_us: int | None) -> None:
+        self._longest_us = longest_us
+        self._last_us = self._cut_us = 0
+
+    def shortened(self, record: Record) -> Record:
+        """Give the next record, as much earlier as pauses before it were cut."""
+        if self._longest_us is None:
+            return record
+        self._cut_us += max(0, record.at_us - self._last_us - self._longest_us)
+        self._last_us = max(self._last_us, record.at_us)
+        return record._replace(at_us=max(0, record.at_us - self._cut_us))
+
+
 class Reel:
     """A film of one session's records, and what becomes known while they are read."""
 
@@ -89,14 +105,18 @@ class Reel:
         self._grown = False
         self._pictures = 0
         self._chapters: list[Chapter] = []
+        self._pauses = Pauses(task.pause_us)
+        self._lasts_us = 0
 
     def run(self, given: Iterable[Record]) -> dict[str, Any]:
         """Make it; gives the last answer."""
         at_us = 0
-        for record in given:
+        for one in given:
+            record = self._pauses.shortened(one)
             at_us = record.at_us
             self._take(record)
-            self._answers.reached(at_us)
+            self._answers.reached(one.at_us)
+        self._lasts_us = at_us
         for shot in self._source.end(at_us):
             self._picture(shot)
         if self._grown:
@@ -112,7 +132,7 @@ class Reel:
     def _done(self) -> Made:
         faults = self._source.faults + (self._film.faults if self._film else 0)
         width, height = film_size(*self._size) if self._film else (0, 0)
-        return Made(self._pictures, width, height, self._source.sound, faults)
+        return Made(self._pictures, width, height, self._source.sound, faults, lasts_us=self._lasts_us)
 
     def _take(self, record: Record) -> None:
         if (mark := marker(record)) and len(self._chapters) < MAX_CHAPTERS:

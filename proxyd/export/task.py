@@ -8,7 +8,8 @@ import msgspec
 class Task(msgspec.Struct, frozen=True):
     """What to make of a session of `protocol`: of its desktop, or of the terminal of `channel`, else the one it has.
 
-    `width` and `height` are those of the largest picture, 0 when they are not known yet.
+    `width` and `height` are those of the largest picture, 0 when they are not known yet; `pause_us`: in a film pauses in
+    which nothing happens take no longer.
     """
 
     form: str
@@ -19,6 +20,7 @@ class Task(msgspec.Struct, frozen=True):
     channel: int | None = None
     width: int = 0
     height: int = 0
+    pause_us: int | None = None
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -30,3 +32,4 @@ class Made(msgspec.Struct, frozen=True):
     sound: bool
     faults: int  # frames, rectangles and pieces of sound that could not be read
     blind: bool = False  # of a replay: what was shown came by a way that PyRDP does not know
+    lasts_us: int = 0  # of a film: how long it is

@@ -34,7 +34,10 @@ ALARMS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One event of a session (its whole id), for these users; `title`: a sentence, `details`: what else there is to say."""
+    """One event of a session (its whole id), for these users; `title`: a sentence, `details`: what else there is to say.
+
+    `page`: the console's page it is about, "": that of the session.
+    """
 
     event: Event
     at: float
@@ -42,10 +45,12 @@ class Notice:
     title: str
     people: tuple[str, ...] = ()
     details: Mapping[str, str] = field(default_factory=dict)
+    page: str = ""
 
     def link(self, base: str) -> str:
-        """Give the address of the session's page in the console; "" without one."""
-        return f"{base.rstrip('/')}/sessions/{self.session}" if base and self.session else ""
+        """Give the address of its page in the console; "" without one."""
+        page = self.page or (f"/sessions/{self.session}" if self.session else "")
+        return f"{base.rstrip('/')}{page}" if base and page else ""
 
     def subject(self) -> str:
         """Give the subject of a mail."""

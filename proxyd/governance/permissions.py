@@ -24,6 +24,7 @@ class Permission(StrEnum):
     LOG = "sessions.log"
     SEARCH = "sessions.search"  # in what was typed and shown
     EXPORT = "recordings.export"  # take a copy along: what becomes of it no rule here sees
+    EXPORTS = "exports.others"  # the list of what others export, and an end of what is at work; not the files
     AUDITORS = "sessions.auditors"
     BLOCKS = "blocks.list"
     REVIEW = "sessions.review"  # comment on what one may see, and say that it has been reviewed

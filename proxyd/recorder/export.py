@@ -27,7 +27,7 @@ from typing import Any
 from proxyd.characters import as_json
 from proxyd.errors import FormatError
 from proxyd.recorder import queries
-from proxyd.recorder.forms import APART, EVERY, FORMS
+from proxyd.recorder.forms import DESKTOP, choose
 from proxyd.recorder.record import Kind, Record
 from proxyd.recorder.replay import Recording
 
@@ -159,30 +159,8 @@ def export(
     return _CASTS[form](recording, channel=channel, typed=typed)
 
 
-def choose(form: str, protocol: str) -> str:
-    """Give the form to write a recording of `protocol` in, the usual one for "". Raises FormatError if it can't be."""
-    has_statements, has_desktop = protocol in queries.PROTOCOLS, protocol == DESKTOP
-    if form not in ("", *EVERY):
-        raise FormatError(f"{form} is none of the forms a recording can be exported to: {', '.join(EVERY)}")
-    if has_desktop and form not in ("", *OF_DESKTOPS):
-        raise FormatError(f"a desktop is no terminal: export it as {', '.join(OF_DESKTOPS)}")
-    if has_statements and form in _CASTS:
-        raise FormatError(f"a {protocol} session has statements and no screen: export it as jsonl or csv")
-    if form in APART and has_statements:
-        raise FormatError(
-            f"{form} is a film of a screen, and a {protocol} session has statements: jsonl or csv"
-        )
-    if form == "pyrdp" and not has_desktop:
-        raise FormatError(f"{form} is of desktops, and this is a session of {protocol or 'something else'}")
-    if form == "csv" and not has_statements:
-        raise FormatError(f"csv is a table of statements, and this is a session of {protocol or 'a screen'}")
-    return form or (OF_DESKTOPS[0] if has_desktop else "jsonl" if has_statements else FORMS[0])
-
-
 Typed = Callable[[int], Iterable[tuple[int, str]]]  # the lines typed in a channel, by their times
 _CASTS: dict[str, Callable[..., Iterator[str]]] = {"asciicast": asciicast3, "asciicast2": asciicast2}
-DESKTOP = "rdp"  # the protocol of sessions that have one
-OF_DESKTOPS = (*APART, "jsonl")
 
 
 def _with_lines(records: Iterator[Record], terminal: Terminal, typed: Typed | None) -> Iterator[Record]:

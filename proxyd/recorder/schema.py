@@ -84,6 +84,12 @@ EXPORTS: Final = sa.Table(
     sa.Column("duration_us", sa.BigInteger),
     sa.Column("sha256", sa.Text),
     sa.Column("error", sa.Text),
+    sa.Column("person", sa.Text),
+    sa.Column("address", sa.Text),
+    sa.Column("settings", sa.Text),
+    sa.Column("unattended", sa.Boolean),
+    sa.Column("tries", sa.Integer),
+    sa.Column("removed_at", sa.Double),
 )
 AUDITORS: Final = sa.Table(
     "auditors",

@@ -13,6 +13,7 @@ async function refresh(parts) {
   showTimes(page);
   for (const part of parts) {
     const fresh = page.querySelector(`[data-live="${part.dataset.live}"]`);
+    if (fresh?.dataset.every) part.dataset.every = fresh.dataset.every;
     if (fresh && !part.contains(document.activeElement) && fresh.innerHTML !== part.innerHTML) {
       part.replaceChildren(...fresh.childNodes);
     }
@@ -22,8 +23,15 @@ async function refresh(parts) {
 showTimes(document);
 takeTimes();
 const parts = [...document.querySelectorAll("[data-live]")];
-if (parts.length) {
-  setInterval(() => {
-    if (document.visibilityState === "visible") refresh(parts).catch(() => {});
-  }, REFRESH_MS);
+
+// A part says how often it changes; 0: not any more.
+function again() {
+  const waits = parts.map((part) => Number(part.dataset.every ?? REFRESH_MS)).filter((ms) => ms > 0);
+  if (!waits.length) return;
+  setTimeout(async () => {
+    if (document.visibilityState === "visible") await refresh(parts).catch(() => {});
+    again();
+  }, Math.min(...waits));
 }
+
+again();

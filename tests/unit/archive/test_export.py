@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from proxyd.errors import FormatError
-from proxyd.recorder.export import FORMS, choose, export, find_terminal
+from proxyd.recorder.export import export, find_terminal
+from proxyd.recorder.forms import FORMS, choose
 from proxyd.recorder.record import Kind
 from proxyd.recorder.replay import Recording
 

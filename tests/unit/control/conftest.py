@@ -22,8 +22,9 @@ from structlog.testing import capture_logs
 
 from proxyd import cli
 from proxyd.archive import Archive
-from proxyd.config import Index, Notify, Operator, Review
+from proxyd.config import Export, Index, Notify, Operator, Review
 from proxyd.control.client import ANSWER_LIMIT, Client, Frames, pack_frame
+from proxyd.control.fetching import Tickets
 from proxyd.control.server import ControlServer
 from proxyd.errors import ConfigError, Denied
 from proxyd.exports import Exports
@@ -149,6 +150,7 @@ class Played:
         self.recorder = SimpleNamespace(live={})
         self.indexer = Indexer(Index(enabled=False), SimpleNamespace(reserve_bytes=0))
         self.search = None
+        self.tickets = Tickets()
         self.broken_config = False
         self.reloads = 0
         self.config = SimpleNamespace(
@@ -158,7 +160,7 @@ class Played:
             recording=SimpleNamespace(directory=base, reserve_bytes=1 << 20, identity=None),
             users={},
             retention=[],
-            export=SimpleNamespace(directory=base / "exports", jobs=1),
+            export=Export(directory=base / "exports"),
             review=Review(),
             notify=Notify(),
         )
@@ -175,7 +177,7 @@ class Played:
 
     @functools.cached_property
     def exports(self) -> Exports:
-        return Exports(Jobs(self.catalog, "node1"), 1)
+        return Exports(Jobs(self.catalog, "node1"), self.config.export)
 
     def operate_as(self, *roles: str, name: str = "root", user: str = "") -> None:
         self.config.control.operators = [Operator(name=name, uid=os.getuid(), roles=list(roles), user=user)]

@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from unit.control.test_recordings import SESSION_ID, recorded
 
-from proxyd import metrics
+from proxyd import exports, metrics
 from proxyd.cli_exports import ENTRY
+from proxyd.config import Export
 from proxyd.control.client import ControlError, Stream
-from proxyd.recorder.jobs import ENDS, NEXT, STOPPED, Jobs, State
+from proxyd.exports import STOPPED, Exports
+from proxyd.recorder.jobs import ENDS, NEXT, Jobs, State
 from proxyd.recorder.ledger import EXPORTED
 from tests.peers.process import eventually
 
@@ -98,7 +101,7 @@ def test_the_number_at_once_follows_a_reload(background: Any, at_work: Any, play
     assert frame(first)["go"]
     second, waits = at_work()
     assert waits["before"] == 1
-    background.do(played.exports.allow, 2)
+    background.do(played.exports.reconfigure, Export(jobs=2))
     assert frame(second)["go"]
 
 
@@ -125,12 +128,17 @@ def test_only_who_began_a_job_speaks_for_it(background: Any, at_work: Any, playe
     for name, more in (("told", {"percent": 99}), ("sign", file), ("end", {})):
         with pytest.raises(ControlError, match="not at work here"):
             call(f"export-{name}", job=job, **more)
+    with pytest.raises(ControlError, match=r"it takes exports\.others"):
+        call("export-cancel", job=job)
+    assert listed(background) == {}
+    played.operate_as("PAM Administrator", name="carl")
     assert listed(background)[job]["percent"] == 41
     played.operate_as("PAM Operator")
     with pytest.raises(ControlError, match="it takes recordings"):
         call("export-cancel", job=job)
     with pytest.raises(ControlError, match="it takes recordings"):
         at_work()
+    played.operate_as("System Administrator")
     assert state(background, job) == "running"
 
 
@@ -160,13 +168,23 @@ def test_a_file_is_signed_for_once_and_not_when_its_recording_is_gone(
     assert len(list(played.ledger.entries(EXPORTED))) == 1
 
 
-def test_what_a_daemon_left_unfinished_is_lost_and_said(background: Any, at_work: Any, played: Any) -> None:
+def test_what_a_daemon_left_unfinished_waits_for_its_maker_and_is_lost_without(
+    background: Any, at_work: Any, played: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stream, said = at_work()
     assert frame(stream)["go"]
     _, waits = at_work()
+    assert Jobs(played.catalog, "node2").left() == []
+    monkeypatch.setattr(exports, "REJOIN_S", 0.0)
+    after = Exports(Jobs(played.catalog, "node1"), played.config.export)
+
+    async def start() -> None:
+        await after.take_up()
+        assert {one["state"] for one in listed(background).values()} == {"queued"}
+        await after.lose()
+
+    trio.run(start)
     jobs = Jobs(played.catalog, "node1")
-    assert Jobs(played.catalog, "node2").lose() == 0
-    assert jobs.lose() == 2
     for job in (said["job"], waits["job"]):
         assert (jobs.find(job).state, jobs.find(job).error) == ("lost", STOPPED)
         assert not jobs.move(job, State.DONE)
