@@ -107,7 +107,7 @@ def export(
 
     jsonl is every record; of a database session every statement with its result, as csv is, which escapes control
     characters and what a spreadsheet would take for a formula. webm and mp4 are films of a terminal, or of a desktop with
-    its sound (AV1 and Opus, H.264 and AAC), pyrdp is what PyRDP's player replays.
+    its sound (AV1, of a terminal VP9, and Opus; H.264 and AAC), pyrdp is what PyRDP's player replays.
 
     Beside FILE stands FILE.manifest.json, signed by the node: proxyctl verify FILE says whether they still fit.
     """

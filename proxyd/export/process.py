@@ -22,7 +22,7 @@ from typing import IO, Any, Final
 import msgpack
 import msgspec
 
-from proxyd.export.film import FORMS, Chapter, Film, film_size
+from proxyd.export.film import FORMS, FORMS_OF_TERMINALS, Chapter, Film, film_size
 from proxyd.export.shot import Shot, Source
 from proxyd.export.task import Made, Task
 from proxyd.index.given import records
@@ -158,7 +158,8 @@ class Reel:
             return
         if self._film is None:
             self._size = (max(width, shot.width), max(height, shot.height))
-            self._film = Film(self._answers, FORMS[self._task.form], self._size, sound=self._source.sound,
+            forms = FORMS if self._task.protocol == DESKTOP else FORMS_OF_TERMINALS
+            self._film = Film(self._answers, forms[self._task.form], self._size, sound=self._source.sound,
                                     captions=self._task.keys)  # fmt: skip
         self._pictures += 1
         self._film.picture(shot)

@@ -181,6 +181,29 @@ def test_a_film_shows_at_every_moment_what_was_shown_then(form: str, tmp_path: P
             assert expected <= CLOSE, at_us
 
 
+@pytest.mark.parametrize("form", ["webm", "mp4"])
+def test_flat_areas_of_low_contrast_are_told_apart(form: str, tmp_path: Path) -> None:
+    """What encoders in a hurry leave as it was: a dark area that becomes another dark one."""
+    tape, rng = Tape().pty(columns=100, rows=30), random.Random(11)
+    for _ in range(60):
+        grey, row, column = (
+            rng.choice((0, 12, 24, 32, 40, 48)),
+            *(rng.randrange(1, most) for most in (28, 90)),
+        )
+        paint = f"\x1b[48;2;{grey};{grey};{grey}m" + (
+            "\x1b[2J" if rng.random() < 0.1 else f"\x1b[{row};{column}H{' ' * rng.randrange(1, 100 - column)}"
+        )
+        tape.out(paint.encode(), after_us=200_000)
+    tape.add(Kind.END, {"reason": "closed"}, 0, SECOND)
+    made(tmp_path / "x", tape.records, form)
+    with av.open(tmp_path / "x") as film:
+        frames = [(round(frame.time * SECOND), frame.to_image()) for frame in film.decode(video=0)]
+    assert len(frames) > 50
+    for at_us, shown in frames[1:-1:4]:
+        around = (replayed(tape.records, at) for at in (at_us - 1000, at_us, at_us + 1000))
+        assert min(differing(shown, middle(one)) for one in around) <= CLOSE, at_us
+
+
 def test_what_a_terminal_is_sent_to_break_it_costs_the_film_nothing(tmp_path: Path) -> None:
     tape, rng = Tape().pty(), random.Random(3)
     for _ in range(150):
