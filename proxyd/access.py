@@ -5,7 +5,8 @@ Rule 1: an Access never changes; a reload builds the next one with `renewed`, wh
 Rule 2: an unknown user costs the same time and gets the same answers as a known one with a wrong password.
 Rule 3: a refusal is one sentence that says what to do, and is the same for a target that does not exist
     and one the user has no grant for.
-Rule 4: a one-time code is good once, and wrong ones are counted over all connections.
+Rule 4: a one-time code is good once, and wrong ones are counted over all connections; one place knows: the daemon's.
+Rule 5: what users set up themselves (enrolled) counts beside what the configuration gives them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import trio
 from proxyd import config, log, vault
 from proxyd.characters import printable
 from proxyd.config import Config, Grant, Target, User, Window
+from proxyd.enrolled import OWN_DEVICE, Enrolled
 from proxyd.errors import ConfigError, Denied
 
 SEPARATORS: Final = "+%@"  # of user, login and target; ':' breaks scp and '/' breaks rsync
@@ -84,17 +86,27 @@ class Codes:
     used: dict[str, int] = field(default_factory=dict)
     wrong: dict[str, list[float]] = field(default_factory=dict)
 
+    def exhausted(self, user: str, now: float) -> bool:
+        """Tell whether there were as many wrong ones lately as there may be."""
+        return len(self._recent(user, now)) >= MAX_WRONG_CODES
+
+    def failed(self, user: str, now: float) -> None:
+        """Count a wrong one."""
+        self.wrong[user] = [*self._recent(user, now), now]
+
     def redeem(self, user: str, code: str, expected: dict[int, str], now: float) -> bool:
         """Use `code` up if it is one of `expected` (step -> code) and newer than the last one used."""
-        recent = [at for at in self.wrong.get(user, ()) if 0 <= now - at < WRONG_CODES_SECONDS]
-        if len(recent) >= MAX_WRONG_CODES:
+        if self.exhausted(user, now):
             return False
         for step, wanted in expected.items():
             if hmac.compare_digest(wanted.encode(), code.encode()) and step > self.used.get(user, -1):
                 self.used[user] = step
                 return True
-        self.wrong[user] = [*recent, now]
+        self.failed(user, now)
         return False
+
+    def _recent(self, user: str, now: float) -> list[float]:
+        return [at for at in self.wrong.get(user, ()) if 0 <= now - at < WRONG_CODES_SECONDS]
 
 
 class _Names:
@@ -161,9 +173,16 @@ class Access:
         *,
         codes: Codes | None = None,
         checks: trio.CapacityLimiter | None = None,
+        enrolled: Enrolled | None = None,
     ) -> None:
-        """Read user CA files and make the grants ready; raises ConfigError. `codes`, `checks`: see `renewed`."""
-        self._users, self._targets, self._clock = settings.users, settings.targets, clock
+        """Read user CA files and make the grants ready; raises ConfigError.
+
+        `codes`, `checks`: see `renewed`; `enrolled`: what users set up themselves.
+        """
+        self._enrolled, self._targets, self._clock = enrolled, settings.targets, clock
+        self._users = settings.users
+        if enrolled is not None:
+            self._users = enrolled.applied(settings.users, keys=settings.self_service.keys)
         self._rules = [_Rule(grant) for grant in settings.grants]
         self._keys = {name: frozenset(map(config.key_data, user.keys)) for name, user in self._users.items()}
         self._user_ca = tuple(_authorities(settings))
@@ -172,7 +191,12 @@ class Access:
 
     def renewed(self, settings: Config) -> Access:
         """Return the Access of another configuration that remembers what this one must not forget (Rule 1)."""
-        return Access(settings, self._clock, codes=self._codes, checks=self._checks)
+        return Access(settings, self._clock, codes=self._codes, checks=self._checks, enrolled=self._enrolled)
+
+    @property
+    def users(self) -> dict[str, User]:
+        """All users, with what they set up themselves."""
+        return self._users
 
     def user(self, name: str) -> User | None:
         """Return the user of that name."""
@@ -210,6 +234,11 @@ class Access:
         """Tell whether the key (wire-format data, RFC 4253 6.6) is one of the user's."""
         return public_key in self._keys.get(name, ())
 
+    def key_used(self, name: str, public_key: bytes) -> None:
+        """Remember that a key (wire format) has logged its user in now."""
+        if self._enrolled is not None and self.key_allowed(name, public_key):
+            self._enrolled.note_used(name, public_key, self._clock())
+
     def user_ca(self) -> tuple[str, ...]:
         """Return the public key lines of the CAs whose certificates name our users as principals."""
         return self._user_ca
@@ -217,23 +246,60 @@ class Access:
     async def verify_totp(self, name: str, code: str) -> bool:
         """Tell whether it is the user's current one-time code (RFC 6238), not used before; waits for the vault."""
         user = self._users.get(name)
-        digits = code.replace(" ", "")
         if user is None or not user.totp:
             return False
         try:
-            secret = await vault.fetch(user.totp)
-            device = pyotp.TOTP("".join(secret.text().split()), interval=TOTP_STEP_SECONDS)
-            now = int(self._clock())
-            steps = [
-                now // TOTP_STEP_SECONDS + drift for drift in range(-TOTP_DRIFT_STEPS, TOTP_DRIFT_STEPS + 1)
-            ]
-            expected = {step: device.generate_otp(step) for step in steps}
+            if self._enrolled is not None and user.totp == OWN_DEVICE:
+                secret = self._enrolled.of(name).totp
+            else:
+                secret = (await vault.fetch(user.totp)).text()
+            return self.redeem(name, code, secret)
         except (vault.VaultError, binascii.Error) as error:
             _log.error(
                 "one-time code can't be checked", user=name, why=getattr(error, "detail", "not base32")
             )
             return False
-        return self._codes.redeem(name, digits, expected, now)
+
+    def redeem(self, name: str, code: str, secret: str, *, new: bool = False) -> bool:
+        """Use up a one-time code of a secret in base32; `new`: of the device its user is about to set up.
+
+        Raises binascii.Error when the secret is no base32.
+        """
+        device = pyotp.TOTP("".join(secret.split()), interval=TOTP_STEP_SECONDS)
+        now = int(self._clock())
+        steps = [now // TOTP_STEP_SECONDS + drift for drift in range(-TOTP_DRIFT_STEPS, TOTP_DRIFT_STEPS + 1)]
+        expected = {step: device.generate_otp(step) for step in steps}
+        digits = code.replace(" ", "")
+        if not new:
+            return self._codes.redeem(name, digits, expected, now)
+        # What the old device showed in this step was another code; from here on the new one's is used up.
+        first = f"new device of {name}"
+        if not self._codes.redeem(first, digits, expected, now):
+            return False
+        self._codes.used[name] = self._codes.used.pop(first)
+        return True
+
+    async def verify_recovery(self, name: str, code: str) -> bool:
+        """Use up a recovery code; waits for the disk. Raises ConfigError when it can't be used up."""
+        if self._enrolled is None or name not in self._users:
+            return False
+        now = self._clock()
+        if self._codes.exhausted(name, now):
+            return False
+        good = await trio.to_thread.run_sync(self._enrolled.spend, name, code)
+        if not good:
+            self._codes.failed(name, now)
+        return good
+
+    async def verify_own_password(self, name: str, password: str) -> bool:
+        """Check the password of somebody who is signed in: wrong ones are counted, as codes are."""
+        guesses, now = f"password of {name}", self._clock()
+        if self._codes.exhausted(guesses, now):
+            return False
+        good = await self.verify_password(name, password)
+        if not good:
+            self._codes.failed(guesses, now)
+        return good
 
     def missing(self, name: str, done: frozenset[str]) -> frozenset[str] | None:
         """Return the factors to offer next: empty when logged in, None when nothing more can log this name in.

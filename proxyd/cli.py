@@ -9,7 +9,16 @@ from __future__ import annotations
 
 import click
 
-from proxyd import __version__, cli_daemon, cli_keeping, cli_rdp, cli_recordings, cli_review, cli_sessions
+from proxyd import (
+    __version__,
+    cli_daemon,
+    cli_keeping,
+    cli_own,
+    cli_rdp,
+    cli_recordings,
+    cli_review,
+    cli_sessions,
+)
 from proxyd.cli_app import CommandLine, Run, take_config, take_json, take_no_color, take_socket, take_utc
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -63,4 +72,5 @@ cli_recordings.add_to(proxyctl)
 cli_review.add_to(proxyctl)
 cli_keeping.add_to(proxyctl)
 cli_rdp.add_to(proxyctl)
+cli_own.add_to(proxyctl)
 proxyctl.add_command(proxyctl.commands.pop("completion"))  # last in the help, as the least asked for

@@ -18,6 +18,7 @@ from proxyd.cli_app import Command, CommandLine, Run, offered
 from proxyd.cli_output import duration
 from proxyd.errors import ProxydError
 
+LIFETIME = 300.0  # seconds of a token whose lifetime nobody named, as `tokens` has it
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
@@ -96,13 +97,26 @@ def rdp_file(
 
     mstsc asks for the token when the file is opened; FreeRDP does too, unless it is --with-token.
     """
+    place = free_path(path, f"{user}-{target}.rdp", force=force)
+    answer = run.call("rdp-file", user=user, target=target, login=login, lifetime=lifetime)
+    hand_over(run, answer, place, with_token=with_token, lifetime=lifetime)
+
+
+def free_path(path: Path | None, name: str, *, force: bool = False) -> Path:
+    """Give where a file goes: `path`, else `name`. Raises ProxydError where something is there already."""
+    path = path or Path(re.sub(r"[^\w.-]", "_", name))
+    if path.exists() and not force:
+        raise ProxydError(f"{path} exists: add --force to replace it, or name another with -o")
+    return path
+
+
+def hand_over(
+    run: Run, answer: dict[str, Any], path: Path, *, with_token: bool, lifetime: float = LIFETIME
+) -> None:
+    """Write the file, and print the token once (Rule 1)."""
     from proxyd.cli_recordings import write_private
     from proxyd.rdp_file import render
 
-    path = path or Path(re.sub(r"[^\w.-]", "_", f"{user}-{target}.rdp"))
-    if path.exists() and not force:
-        raise ProxydError(f"{path} exists: add --force to replace it, or name another with -o")
-    answer = run.call("rdp-file", user=user, target=target, login=login, lifetime=lifetime)
     write_private(
         path, [render(answer["address"], answer["username"], answer["token"] if with_token else "")]
     )

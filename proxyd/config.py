@@ -100,6 +100,7 @@ __all__ = [
     "Role",
     "Rule",
     "Search",
+    "SelfService",
     "SshListen",
     "Target",
     "TlsListen",
@@ -130,10 +131,11 @@ class Log(_Section, frozen=True, kw_only=True):
 
 
 class SshListen(_Section, frozen=True, kw_only=True):
-    """The SSH front. `host_ca`: private key of the CA that signs host keys for `ssh -J`."""
+    """The SSH front. `host_ca`: private key of the CA that signs host keys for `ssh -J`; `public`: see TlsListen."""
 
     host_keys: Annotated[list[Existing], msgspec.Meta(min_length=1)]
     address: Address = "127.0.0.1:2222"
+    public: PublicAddress = ""
     host_ca: Existing | None = None
     user_ca: list[UserCa] = []
     banner: str = ""
@@ -144,12 +146,16 @@ class SshListen(_Section, frozen=True, kw_only=True):
 
 
 class TlsListen(_Section, frozen=True, kw_only=True):
-    """A front with TLS: `certificate`, `key`, PEM. `target`: where all who come here go; else users name one."""
+    """A front with TLS: `certificate`, `key`, PEM. `target`: where all who come here go; else users name one.
+
+    `public`: the "host:port" users are told; empty: `address`, or this machine's name where that is every address.
+    """
 
     address: Address
     certificate: Existing
     key: Existing
     target: str = ""
+    public: PublicAddress = ""
 
 
 class DatabaseListen(TlsListen, frozen=True, kw_only=True):
@@ -177,12 +183,10 @@ class RdpListen(TlsListen, frozen=True, kw_only=True):
 
     `deferred`: clients without it send the password inside TLS, where every kind of user can be checked. `login_screen`:
     who of those sends none is asked for it on a screen proxyd draws, and for a one-time code; who names no target is
-    shown a list. `public`: the address that .rdp files name, "host:port"; empty: `address`, or this machine's name where
-    that is every address.
+    shown a list. `public` is what .rdp files name.
     """
 
     address: Address = "127.0.0.1:3389"
-    public: PublicAddress = ""
     nla: bool = True
     deferred: bool = True
     login_screen: bool = True
@@ -425,6 +429,17 @@ class Console(_Section, frozen=True, kw_only=True):
     oidc: Oidc | None = None
 
 
+class SelfService(_Section, frozen=True, kw_only=True):
+    """What users may set up for themselves: SSH `keys`, a `second_factor`, a session token for a desktop (`rdp_files`).
+
+    What they set up is in `state`. With `keys` off, keys they added do not count; a second factor counts in any case.
+    """
+
+    keys: bool = False
+    second_factor: bool = False
+    rdp_files: bool = False
+
+
 class User(_Section, frozen=True, kw_only=True):
     """Who may log in to the proxy, and by which chains of factors; empty `factors`: see `chains`."""
 
@@ -591,6 +606,7 @@ class Config(_Section, frozen=True, kw_only=True):
     retention: list[Retention] = []
     store: Store | None = None
     console: Console | None = None
+    self_service: SelfService = SelfService()
     review: Review = Review()
     notify: Notify = Notify()
 
@@ -648,7 +664,8 @@ def _check_consistency(config: Config, reader: Reader) -> None:
     for name, user in config.users.items():
         for factor in ("password", "totp"):
             wanted = any(factor in chain.split("+") for chain in user.factors)
-            if wanted and not getattr(user, factor):
+            later = factor == "totp" and config.self_service.second_factor
+            if wanted and not getattr(user, factor) and not later:
                 reader.fail(("users", name, "factors"), f"{factor} is asked for, but the user has none")
     _check_identities(config, reader)
     for name, target in config.targets.items():

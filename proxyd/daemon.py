@@ -23,18 +23,21 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from proxyd import __version__, config, host, log, memory, metrics
+from proxyd import __version__, config, enrolled, host, log, memory, metrics
 from proxyd.access import Access
 from proxyd.admission import Admission
 from proxyd.archive import Archive
 from proxyd.config import Config, MysqlListen, PostgresListen, RdpListen
 from proxyd.control.fetching import Tickets
+from proxyd.control.owning import Pending
 from proxyd.control.server import ControlServer
 from proxyd.database_tls import front_context
 from proxyd.decoders import PACKAGES, freerdp
 from proxyd.engine import Caller, Converse, Core, Engine, MakeEngine
+from proxyd.enrolled import Enrolled
 from proxyd.errors import ConfigError
 from proxyd.exports import Exports
+from proxyd.fronts import SPOKEN, Front, read_fronts
 from proxyd.governance.notices import Event, Notice
 from proxyd.health import Watch
 from proxyd.indexing.keyring import NAME as KEYS
@@ -102,6 +105,7 @@ class Daemon:
     def __init__(self, settings: Config) -> None:
         self.started_at = time.time()
         self._settings = settings
+        self._configured = settings  # as the file says it: without what users set up themselves
         self._listeners: list[Listener] = []
         self.core: Core
         self.archive: Archive
@@ -111,6 +115,9 @@ class Daemon:
         self.notifier = Notifier(settings.notify, lambda: self.core.config)
         self.indexer = Indexer(settings.index, settings.recording)
         self.tickets = Tickets()
+        self.enrolled: Enrolled
+        self.pending = Pending()
+        self.fronts: dict[str, Front] = {}
         self._search: Feed | None = None
 
     # what the control socket needs, under the names it knows ---------------------------------
@@ -167,6 +174,7 @@ class Daemon:
                 self.archive = Archive(self.core, await self._uploads(), self._search)
                 self.reviews = Reviews(self.core.catalog)
                 nursery.start_soon(self.notifier.run)
+                nursery.start_soon(self.enrolled.run)
                 nursery.start_soon(self.archive.run)
                 self.exports = Exports(Jobs(self.catalog, self.config.node), self.config.export)
                 await self.exports.take_up()
@@ -244,9 +252,12 @@ class Daemon:
                 gauges=_Gauges(self.notifier),
                 signer=signer,
             )
+            self.enrolled = await trio.to_thread.run_sync(Enrolled, settings.state / enrolled.NAME)
+            await self._forget_strangers(settings)
+            access = Access(settings, enrolled=self.enrolled)
             yield Core(
-                settings,
-                Access(settings),
+                msgspec.structs.replace(settings, users=access.users),
+                access,
                 Admission(settings.admission),
                 catalog,
                 ledger,
@@ -300,6 +311,8 @@ class Daemon:
             names["metrics"] = await nursery.start(
                 metrics.serve, settings.listen.metrics.address, lambda: self.health.now
             )
+        open_at: dict[str, str] = {name: names[name] for name in SPOKEN if name in names}
+        self.fronts = await trio.to_thread.run_sync(read_fronts, settings.listen, open_at)
         names["control"] = str(
             await nursery.start(ControlServer(self, connections=CONTROL_CONNECTIONS).serve)
         )
@@ -373,6 +386,7 @@ class Daemon:
         before = core.config  # what was opened at the start stays as it was opened
         core.config = msgspec.structs.replace(
             settings,
+            users=core.access.users,
             node=before.node,
             state=before.state,
             recording=before.recording,
@@ -384,6 +398,11 @@ class Daemon:
             search=before.search,
             control=msgspec.structs.replace(settings.control, socket=before.control.socket),
         )
+        self._configured = settings
+        try:
+            await self._forget_strangers(settings)
+        except ConfigError as error:  # nobody logs in by it: the next reload tries again
+            _log.error("what strangers had set up is still there", why=str(error))
         self.exports.reconfigure(self.core.config.export)
         log.setup(settings.log)
         text = f"{len(settings.users)} users, {len(settings.targets)} targets, {len(settings.grants)} grants in force"
@@ -391,6 +410,17 @@ class Daemon:
             "reloaded", users=len(settings.users), targets=len(settings.targets), grants=len(settings.grants)
         )
         return text
+
+    def settle(self) -> None:
+        """Have what users set up themselves count from now on."""
+        core = self.core
+        core.access = core.access.renewed(self._configured)
+        core.config = msgspec.structs.replace(core.config, users=core.access.users)
+
+    async def _forget_strangers(self, settings: Config) -> None:
+        """Forget what was set up by somebody who is no user any more; raises ConfigError."""
+        for name in await trio.to_thread.run_sync(self.enrolled.keep, settings.users):
+            _log.warning("what somebody had set up is gone: they are no user any more", user=name)
 
     async def _drain(self, arriving: AsyncIterator[int]) -> None:
         """End the sessions (rule 3)."""

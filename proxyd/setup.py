@@ -247,6 +247,8 @@ level = "info"
 [listen.ssh]
 # Loopback, for a first look; "0.0.0.0:22" or "[::]:22" for everybody.
 address = "127.0.0.1:@SSH_PORT@"
+# What users are told to connect to, here and below; default: address, or this machine's name where that is every address.
+#public = "proxy.example:22"
 # The proxy's own keys, shown to clients.
 host_keys = ["keys/ssh_host_ed25519_key"]
 # The CA that signs the host keys shown for "ssh -J": users trust it with the line in the file known_hosts.
@@ -265,6 +267,7 @@ chacha = false
 
 #[listen.postgres]
 #address = "127.0.0.1:5432"
+#public = "proxy.example:5432"
 # The front's own TLS, PEM.
 #certificate = "keys/tls.crt"
 #key = "keys/tls.key"
@@ -277,6 +280,7 @@ chacha = false
 
 #[listen.mysql]
 #address = "127.0.0.1:3306"
+#public = "proxy.example:3306"
 #certificate = "keys/tls.crt"
 #key = "keys/tls.key"
 #client_ca = "keys/tls.crt"
@@ -287,7 +291,6 @@ chacha = false
 
 #[listen.rdp]
 #address = "127.0.0.1:3389"
-# What .rdp files call it; default: address, or this machine's name where that is every address.
 #public = "proxy.example:3389"
 #certificate = "keys/tls.crt"
 #key = "keys/tls.key"
@@ -455,6 +458,16 @@ roles = ["PAM Administrator", "System Administrator"]
 # Signing out of the console goes on to signing out of the provider.
 #logout = true
 
+# -------------------------------------------------------------------------------------------- self-service
+
+[self_service]
+# What users may set up for themselves on the console's page "My access", by their password and code: SSH keys, which log in
+# like those of the configuration; a second factor; a session token that opens a desktop once. What they set up is in
+# state/enrolled.json. Keys they added stop counting when this is switched off, a second factor never does.
+keys = true
+second_factor = true
+rdp_files = true
+
 # ------------------------------------------------------------------------------------------------ review
 
 [review]
@@ -475,7 +488,7 @@ download = true
 # ------------------------------------------------------------------------------------------------ notify
 
 # Who is told: of a video that is ready who asked for it, of a request to view who may decide, of its decision who asked, and
-# of critical findings and recordings that fail those of "to". Read at start.
+# of critical findings and recordings that fail those of "to", of a change to what they log in with the user. Read at start.
 #[notify]
 # The console's address, for links.
 #link = "https://console.example"
@@ -495,7 +508,8 @@ download = true
 #url = "https://chat.example/hooks/proxyd"
 #secret = "file:secrets/webhook"
 #ca = "keys/tls.crt"
-# Which: "video-ready", "request-waits", "request-decided", "critical-finding", "recording-failed"; default: all.
+# Which: "video-ready", "request-waits", "request-decided", "critical-finding", "recording-failed", "credential-changed";
+# default: all.
 #events = ["critical-finding", "recording-failed"]
 
 # --------------------------------------------------------------------------------------------------- users

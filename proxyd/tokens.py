@@ -7,7 +7,8 @@ Rule 2: a token opens sessions until it expires. Once used it is good for the re
         session lives, and `reconnect` seconds behind its end. Never for another user or target.
 Rule 3: whoever was dropped does not come back by the same token: `revoke`.
 Rule 4: a user has at most MAX_PER_USER; the oldest goes.
-Rule 5: no clock: `now` is in seconds, of whatever clock, always the same.
+Rule 5: a token that is `once` opens one session and is gone with its beginning: no second one, no reconnect.
+Rule 6: no clock: `now` is in seconds, of whatever clock, always the same.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from proxyd.errors import Denied
 from proxyd.verifiers import nt_key
 
 LIFETIME: Final = 300.0  # seconds to open the file one was given
@@ -49,6 +51,7 @@ class Token:
     issuer: str
     nt_key: bytes
     expires: float
+    once: bool = False
     sessions: int = 0  # that live now
 
     def good(self, now: float) -> bool:
@@ -63,13 +66,22 @@ class Tokens:
         self._reconnect = reconnect
         self._of: dict[str, list[Token]] = {}
 
-    def issue(self, user: str, target: str, now: float, *, issuer: str, lifetime: float = LIFETIME) -> Issued:
-        """Make a token that is good for `lifetime` seconds; `issuer`: the operator who vouches for the user."""
+    def issue(
+        self,
+        user: str,
+        target: str,
+        now: float,
+        *,
+        issuer: str,
+        lifetime: float = LIFETIME,
+        once: bool = False,
+    ) -> Issued:
+        """Make a token that is good for `lifetime` seconds; `issuer`: who vouches for the user."""
         self._forget(now)
         text = base64.b32encode(secrets.token_bytes(TOKEN_BYTES)).decode().lower()
         expires = now + lifetime
         mine = self._of.setdefault(user, [])
-        mine.append(Token(user, target, issuer, nt_key(text), expires))
+        mine.append(Token(user, target, issuer, nt_key(text), expires, once))
         del mine[:-MAX_PER_USER]
         return Issued(text, expires)
 
@@ -88,10 +100,17 @@ class Tokens:
 
     @contextmanager
     def opening(self, token: Token | None, clock: Callable[[], float]) -> Iterator[None]:
-        """Hold a token for as long as a session it opened; then the time to reconnect begins (rule 2)."""
+        """Hold a token for as long as a session it opened; then the time to reconnect begins (rule 2).
+
+        Raises Denied for one that is good once and was used (rule 5).
+        """
         if token is None:
             yield
             return
+        if token.once:
+            if token not in self._of.get(token.user, ()):
+                raise Denied("This session token was used already; get a new one.")
+            self.revoke(token)
         token.sessions += 1
         try:
             yield

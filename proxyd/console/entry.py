@@ -1,6 +1,7 @@
 """Signing in to the console, and out.
 
-Rule 1: a password, and a one-time code unless the configuration says otherwise: what proxyd's own logins ask (access).
+Rule 1: a password, and a one-time code unless the configuration says otherwise: the password is checked here, so that a
+        flood of guesses costs the daemon nothing, and all else there, where every code is known that was used.
 Rule 2: every refusal reads the same, and a name that does not exist costs the same time.
 Rule 3: addresses that fail are held off as those of the other logins are (admission).
 Rule 4: a sign-in has a token never used before; the one this browser had ends with it.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 FORM_COOKIE: Final = "__Host-proxyd-form"  # the other half of the form's token while nobody is signed in
 NAME_SHOWN: Final = 64
+CODE_LENGTH: Final = 32  # a recovery code has 19
 WRONG: Final = "That did not sign you in. Check name, password and code; a code is good once."
 STALE: Final = "This page had been open for long, or cookies are off. Try again."
 
@@ -180,22 +182,11 @@ def _source(request: Request) -> str:
 
 
 async def _refusal(site: Site, form: Form, name: str, source: str) -> str:
-    """Say for the log why these do not sign anybody in; empty when they do."""
-    access, code = site.access, form.secret("code").strip()
-    done = frozenset[str]()
-    if await access.verify_password(name, form.secret("password")):
-        done |= {"password"}
-    if not done:
+    """Say for the log why these do not sign anybody in; empty when they do. Raises ControlError."""
+    if not await site.access.verify_password(name, form.secret("password")):
         return "password"
-    if code and await access.verify_totp(name, code):
-        done |= {"totp"}
-    if code and "totp" not in done:
-        return "one-time code"
-    if site.settings.second_factor and "totp" not in done:
-        return "no one-time code"
-    if access.missing(name, done) != frozenset():
-        return "needs more factors"
-    return "" if access.welcomes(name, source) else "address"
+    code = form.secret("code").strip()[:CODE_LENGTH]
+    return str((await site.daemon.call("", "", "sign-in", user=name, code=code, address=source))["why"])
 
 
 def _form(request: Request, wanted: str, wrong: str = "", status: int = 200) -> Response:

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from proxyd.console.visit import Visit
+from proxyd.control.client import Code, ControlError
 
 ROWS: Final = 100  # of one page; older ones follow by their time
 STATES: Final = ("live", "ended", "recovered", "failed")
@@ -32,7 +33,12 @@ async def sessions(visit: Visit) -> Response:
         wanted["reviewed"] = REVIEWED[given["reviewed"]]
     since, until = seconds_of(given["since"]), before if before is not None else seconds_of(given["until"])
     wanted |= {name: at for name, at in (("since", since), ("until", until)) if at is not None}
-    found = (await visit.call("sessions", **wanted))["sessions"]
+    try:
+        found = (await visit.call("sessions", **wanted))["sessions"]
+    except ControlError as error:
+        if error.code is not Code.DENIED:
+            raise
+        return visit.to("/access")  # who governs nothing is here for what is their own
     rows = [shown(row) for row in found[:ROWS]]
     older = ""
     if len(found) > ROWS:

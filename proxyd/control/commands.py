@@ -5,7 +5,7 @@ Rule 2: arguments are typed; unknown ones are refused, so that a misspelt filter
 Rule 3: whoever sees a recording or a live screen is in the ledger before they see a recording, and when they
         leave a live one; a live view is on the tape from its first moment.
 Rule 4: nobody blocks, or unblocks, themselves.
-Rule 5: answers hold text and numbers only: never a password hash, and no secret but the token that was just issued.
+Rule 5: answers hold text and numbers only: never a password hash, and no secret but one that was just made for its owner.
         Times are seconds since 1970.
 """
 
@@ -26,7 +26,7 @@ import msgspec
 import trio
 
 from proxyd import __version__
-from proxyd.control import commenting, exporting, fetching, keeping, reviewing
+from proxyd.control import commenting, exporting, fetching, keeping, owning, reviewing, vouching
 from proxyd.control.client import Code, ControlError
 from proxyd.control.issue import RdpFile, RdpRevoke, issue, revoke
 from proxyd.control.noting import note
@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from proxyd.access import Access
     from proxyd.archive import Archive
     from proxyd.config import Config
+    from proxyd.enrolled import Enrolled
     from proxyd.exports import Exports
+    from proxyd.fronts import Front
     from proxyd.indexing.pool import Indexer
     from proxyd.notifications import Notifier
     from proxyd.recorder.recorder import Recorder
@@ -114,10 +116,25 @@ class Services(Protocol):
         """The session tokens."""
 
     @property
+    def enrolled(self) -> Enrolled:
+        """What users set up themselves to log in with."""
+
+    @property
+    def pending(self) -> owning.Pending:
+        """What they are setting up."""
+
+    @property
+    def fronts(self) -> Mapping[str, Front]:
+        """The open listeners, as clients see them."""
+
+    @property
     def tickets(self) -> fetching.Tickets:
         """Who may read which recording in the store."""
 
     started_at: float
+
+    def settle(self) -> None:
+        """Have what users set up count from now on."""
 
     async def reload(self) -> str:
         """Read the configuration again; give a sentence about it. Raises ConfigError, and changed nothing."""
@@ -594,6 +611,16 @@ COMMANDS: Mapping[str, Command] = {
     "purge": Command(_P.PURGE, keeping.Purge, stream=keeping.purge),
     "rdp-file": Command(_P.ISSUE, RdpFile, issue),
     "rdp-revoke": Command(_P.ISSUE, RdpRevoke, revoke),
+    "sign-in": Command(_P.ACT, vouching.SignIn, vouching.sign_in),
+    "recovery-code": Command(_P.ISSUE, vouching.Person, vouching.recovery_code),
+    "unenrol": Command(_P.ISSUE, vouching.Person, vouching.unenrol),
+    "access": Command(_P.OWN, Nothing, owning.access),
+    "own-key-add": Command(_P.OWN, owning.KeyAdd, owning.key_add),
+    "own-key-remove": Command(_P.OWN, owning.KeyRemove, owning.key_remove),
+    "own-totp": Command(_P.OWN, owning.Again, owning.totp_begin),
+    "own-totp-confirm": Command(_P.OWN, owning.Confirm, owning.totp_confirm),
+    "own-recovery": Command(_P.OWN, owning.Again, owning.recovery),
+    "own-desktop": Command(_P.OWN, owning.Desktop, owning.desktop),
     "fsck": Command(_P.STATUS, Nothing, stream=keeping.fsck),
     "reload": Command(_P.RELOAD, Nothing, _reload),
     "users": Command(_P.STATUS, Nothing, _users),

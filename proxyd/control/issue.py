@@ -2,33 +2,31 @@
 
 Rule 1: whoever issues a token vouches for its user, so it takes a permission of its own, and the ledger has it before
         the token is given out.
-Rule 2: nobody vouches for themselves where they would have to show a second factor.
+Rule 2: nobody vouches for themselves where they would have to show a second factor; who shows it may have one of their
+        own (owning), good for one session.
 Rule 3: a token is issued for a target its user is granted now; whether they may still reach it, and from where they
         come, is looked at again at every login.
 """
 
 from __future__ import annotations
 
-import socket
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from proxyd.access import Wanted
-from proxyd.config import split_address
 from proxyd.control.client import Code, ControlError
 from proxyd.control.noting import note
+from proxyd.fronts import public_address
 from proxyd.tokens import LIFETIME, MAX_LIFETIME
 
 if TYPE_CHECKING:
-    from proxyd.config import RdpListen
     from proxyd.control.commands import Services
     from proxyd.control.permissions import Caller
 
 PROTOCOL = "rdp"
 SEPARATOR = "%"  # of user, login and target: mstsc takes what is behind @ or before \ for a domain
-ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what a listener's address may be, and a client's never
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
@@ -50,19 +48,29 @@ class RdpRevoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def issue(services: Services, caller: Caller, wanted: RdpFile) -> dict[str, Any]:
-    """Issue a token, and say what a client has to be told; raises ControlError, Denied."""
+    """Issue a token for somebody, and say what a client has to be told; raises ControlError, Denied."""
+    _refuse_second_factor(services, caller, wanted.user)
+    return await hand_out(services, caller, wanted)
+
+
+async def hand_out(
+    services: Services, caller: Caller, wanted: RdpFile, *, once: bool = False
+) -> dict[str, Any]:
+    """Issue a token to whom it is due; `once`: for one session. Raises ControlError, Denied."""
     listen = services.config.listen.rdp
     if listen is None:
         raise ControlError(Code.REFUSED, "there is no listen.rdp: nobody could use the file")
-    _refuse_second_factor(services, caller, wanted.user)
     permit = services.access.granted(wanted.user, wanted.login or None, wanted.target, PROTOCOL)
     target, login = permit.target.name, permit.account
     if listen.target not in ("", target):
         raise ControlError(Code.REFUSED, f"listen.rdp leads to {listen.target} only")
     username = _username(services, Wanted(wanted.user, wanted.login or None, target))
-    await note(services, caller, "token", user=wanted.user, target=target, lifetime=wanted.lifetime)
+    about = {"user": wanted.user, "target": target, "lifetime": wanted.lifetime} | (
+        {"once": True} if once else {}
+    )
+    await note(services, caller, "token", **about)
     issued = services.tokens.issue(
-        wanted.user, target, time.monotonic(), issuer=caller.name, lifetime=wanted.lifetime
+        wanted.user, target, time.monotonic(), issuer=caller.name, lifetime=wanted.lifetime, once=once
     )
     return {
         "user": wanted.user,
@@ -98,11 +106,3 @@ def _username(services: Services, wanted: Wanted) -> str:
     if services.access.parse_username(name) != wanted:
         raise ControlError(Code.REFUSED, f"{name} can't be told apart as user, login and target: rename one")
     return name
-
-
-def public_address(listen: RdpListen) -> str:
-    """Give the address by which clients reach the listener."""
-    host, port = split_address(listen.address)
-    if listen.public or host not in ANYWHERE:
-        return listen.public or listen.address
-    return f"{socket.gethostname()}:{port}"

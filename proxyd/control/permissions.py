@@ -21,7 +21,7 @@ import trio
 
 from proxyd.config import Operator
 from proxyd.control.client import Code, ControlError
-from proxyd.governance.permissions import ROLES, Permission, allowed, roles_with
+from proxyd.governance.permissions import OF_USERS, ROLES, Permission, allowed, roles_with
 
 if TYPE_CHECKING:
     from proxyd.config import Config
@@ -74,11 +74,21 @@ class Caller:
 
     def require(self, permission: Permission) -> None:
         """Return if allowed. Raises ControlError that names the permission and the roles which have it."""
+        if permission in OF_USERS:
+            self.require_user()
+            return
         if permission in self.permissions:
             return
         having = " or ".join(role for role, permissions in self.table.items() if permission in permissions)
         held = ", ".join(self.roles) or "no role"
         text = f"{self.name} ({held}) may not do this: it takes {permission}, which {having} has"
+        raise ControlError(Code.DENIED, text)
+
+    def require_user(self) -> str:
+        """Give the user of the proxy they are. Raises ControlError where the configuration names none."""
+        if self.user:
+            return self.user
+        text = f"this is for users of the proxy: {self.name}'s entry of [[control.operators]] says not which user they are"
         raise ControlError(Code.DENIED, text)
 
 

@@ -1,4 +1,4 @@
-"""What people and programs are told about: five events, in words for a mail and as a map for a webhook.
+"""What people and programs are told about: six events, in words for a mail and as a map for a webhook.
 
 Rule 1: a notice names sessions, users, targets and what was said of them; nothing that was typed or shown in one.
 Rule 2: text from users and targets can't act: it holds no control character and starts no header.
@@ -25,6 +25,7 @@ class Event(StrEnum):
     REQUEST_DECIDED = "request-decided"
     FINDING = "critical-finding"
     RECORDING_FAILED = "recording-failed"
+    CREDENTIAL = "credential-changed"  # what a user logs in with
 
 
 ALARMS = frozenset(
@@ -34,8 +35,9 @@ ALARMS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One event of a session (its whole id), for these users; `title`: a sentence, `details`: what else there is to say.
+    """One event of a session (its whole id; "": of none), for these users.
 
+    `title`: a sentence, `details`: what else there is to say.
     `page`: the console's page it is about, "": that of the session.
     """
 

@@ -2,7 +2,8 @@
 
 Rule 1: a role is one row of a table, built in or of the configuration; whoever holds several may do what any of them may.
 Rule 2: no built-in role but "Console" may act for others: an administrator who could would approve their own requests.
-Rule 3: a permission is needed for everything, and is never enough to see a session: `rules` says what else is.
+Rule 3: what is a user's own needs no role, and no role gives it: `OF_USERS`.
+Rule 4: a permission is needed for everything, and is never enough to see a session: `rules` says what else is.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ class Permission(StrEnum):
     RELOAD = "daemon.reload"
     STATUS = "daemon.status"
     ISSUE = "tokens.issue"  # vouch for a user: a session token logs in alone
-    ACT = "console.act"  # act for the person who has signed in
+    ACT = "console.act"  # act for the person who has signed in, and ask whether what they show signs them in
+    OWN = "own.access"  # see and set up what one logs in with oneself
 
 
 CONSOLE = "Console"
 
 _P = Permission
-_ADMINISTRATOR = frozenset(Permission) - {_P.ACT}
+OF_USERS = frozenset({_P.OWN})  # of whoever is a user of the proxy, by no role
+_ADMINISTRATOR = frozenset(Permission) - {_P.ACT} - OF_USERS
 
 # Only the administrators and the auditor may see screens, live or recorded (mission M2, M6). The auditor may block a
 # session they watch (M3 happens inside the live view) but not end it, and keep a recording (M7) but not purge one; the

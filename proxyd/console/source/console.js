@@ -20,8 +20,29 @@ async function refresh(parts) {
   }
 }
 
+// What is to be copied can be selected with one click; where there is a clipboard it gets a button too.
+function copyButtons(root) {
+  if (!navigator.clipboard) return;
+  for (const element of root.querySelectorAll("[data-copy]")) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "copy";
+    button.textContent = "Copy";
+    button.addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(element.textContent);
+        button.textContent = "Copied";
+      } catch {
+        button.textContent = "Select it";
+      }
+    });
+    element.after(button);
+  }
+}
+
 showTimes(document);
 takeTimes();
+copyButtons(document);
 const parts = [...document.querySelectorAll("[data-live]")];
 
 // A part says how often it changes; 0: not any more.

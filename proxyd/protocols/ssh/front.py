@@ -274,6 +274,7 @@ class FrontConnection(Hardened, SSHServerConnection):
         )
         if valid and msg:
             self._allowed = self._presented
+            self.access.key_used(self.user, key_data)
             self._passed("publickey")
         return bool(valid)
 
