@@ -28,7 +28,7 @@ def add_to(group: CommandLine) -> None:
     users.add_command(unenrol)
 
 
-@click.group(cls=CommandLine)
+@click.group(cls=CommandLine, short_help="What you may reach, and what you log in with.")
 def own() -> None:
     """See what you may reach and how, and set up what you log in with.
 
