@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from proxyd.recorder.ledger import LedgerReader
-from tests.e2e.console_lab import WAIT_MS, ConsoleLab, shot
+from tests.e2e.console_lab import WAIT_MS, ConsoleLab, chromium, shot
 from tests.e2e.desktops import account
 from tests.e2e.lab import RUNNING, furnish, make_lab, ssh
 from tests.peers import Key, eventually, mariadb, postgres
@@ -29,26 +29,19 @@ from tests.peers.rdp.freerdp import Opened
 from tests.peers.rdp.shadow import Security, Shadow
 from tests.peers.rdp.x11 import same
 
-pytestmark = [
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(not postgres.INSTALLED, reason="POSTGRESQL IS MISSING: its commands are not tried"),
-    pytest.mark.skipif(not mariadb.INSTALLED, reason="MARIADB IS MISSING: its commands are not tried"),
-    pytest.mark.skipif(
-        not (freerdp.INSTALLED and shadow.INSTALLED), reason="FREERDP IS MISSING: its commands are not tried"
-    ),
-]
+pytestmark = pytest.mark.timeout(300)
 
 expect.set_options(timeout=WAIT_MS)
 DORA, EVE = "dora", "eve"  # one has everything, the other sets it up herself
+PEERS = {"postgresql": postgres, "mariadb": mariadb, "xfreerdp": freerdp, "freerdp-shadow-cli": shadow}
 TYPED_S = 60.0  # a client's login on a busy machine
 
 
 @dataclass
 class Own(ConsoleLab):
-    """The console's lab with a target of each kind."""
+    """The console's lab, and where its mails go."""
 
-    desktop: Shadow | None = None
-    box: Mailbox | None = None
+    box: Mailbox
 
     def commands(self, page: Page, target: str) -> list[str]:
         """What the page says to type for a target."""
@@ -62,32 +55,18 @@ class Own(ConsoleLab):
 
 @pytest.fixture(scope="module")
 def own(shared: Path) -> Iterator[Own]:
-    """Servers of all kinds, a console before them, two people."""
+    """An SSH server, listeners of every kind, a console, two people."""
     directory = shared / "own"
     made, box = make_lab(directory / "lab"), Mailbox()
     with ExitStack() as stack:
         stack.enter_context(made.sshd)
-        directory.chmod(0o755)
-        shared.chmod(0o755)
-        database = stack.enter_context(postgres.Postgres(directory / "pg"))
-        maria = stack.enter_context(mariadb.MariaDb(directory / "my"))
-        desktop = stack.enter_context(Shadow(directory / "desk", Security.NLA))
         furnish(made)
         settings, keys = made.proxyd.settings, made.proxyd.home / "keys"
         for protocol in ("postgres", "mysql", "rdp"):
             tls = {"certificate": str(keys / "tls.crt"), "key": str(keys / "tls.key")}
             settings["listen"][protocol] = {"address": f"{HOST}:{free_port()}", **tls}
-        settings["listen"]["mysql"]["public"] = settings["listen"]["mysql"]["address"].replace(
-            HOST, "localhost"
-        )
-        secret = directory / "app.password"
-        secret.write_text(mariadb.ACCOUNTS["app"])
-        secret.chmod(0o600)
-        settings["targets"]["pg1"] = database.target("app", directory=directory)
-        settings["targets"]["db1"] = {
-            "address": f"localhost:{maria.port}", "protocol": "mysql", "tls_ca": str(maria.authority.ca),
-            "accounts": {"app": {"password": f"file:{secret}"}}}  # fmt: skip
-        settings["targets"]["desk1"] = account(directory, "desk1", desktop)
+        mysql = settings["listen"]["mysql"]
+        mysql["public"] = mysql["address"].replace(HOST, "localhost")
         address = stack.enter_context(mail_server(box, None, None))
         settings["notify"] = {"mail": {"server": address, "sender": "proxyd@example.org", "tls": "off"}}
         console = Console(made.proxyd, directory / "console")
@@ -96,12 +75,38 @@ def own(shared: Path) -> Iterator[Own]:
         made.proxyd.user(EVE, password=HASH, factors=["publickey", "password+totp"], email="eve@example.org")
         stack.enter_context(made.proxyd)
         stack.enter_context(console)
-        player = stack.enter_context(sync_playwright())
-        browser = player.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        stack.callback(browser.close)
-        yield Own(made, console, browser, desktop=desktop, box=box)
+        browser = stack.enter_context(chromium())
+        yield Own(lab=made, console=console, browser=browser, box=box)
         assert "Traceback" not in made.proxyd.log() + console.log()
     RUNNING.remove(made)
+
+
+@pytest.fixture(scope="module")
+def desktop(own: Own, shared: Path) -> Iterator[Shadow]:
+    """A desktop, and both kinds of databases, as targets."""
+    missing = [name for name, peer in PEERS.items() if not peer.INSTALLED]
+    if missing:
+        pytest.skip(f"{missing} ARE MISSING: nothing shows that the page's commands for them work")
+    directory = shared / "own"
+    for made in (shared, directory):
+        made.chmod(0o755)  # the servers are users of their own
+    with (
+        postgres.Postgres(directory / "pg") as database,
+        mariadb.MariaDb(directory / "my") as maria,
+        Shadow(directory / "desk", Security.NLA) as desk,
+    ):
+        secret = directory / "maria.password"
+        secret.write_text(mariadb.ACCOUNTS["app"])
+        secret.chmod(0o600)
+        targets = own.lab.proxyd.settings["targets"]
+        targets["pg1"] = database.target("app", directory=directory)
+        targets["db1"] = {
+            "address": f"localhost:{maria.port}", "protocol": "mysql", "tls_ca": str(maria.authority.ca),
+            "accounts": {"app": {"password": f"file:{secret}"}}}  # fmt: skip
+        targets["desk1"] = account(directory, "desk1", desk)
+        own.lab.proxyd.write()
+        own.lab.proxyd.ctl("reload")
+        yield desk
 
 
 def everybody_can_use_it(page: Page) -> None:
@@ -192,6 +197,8 @@ def test_the_ssh_commands_on_the_page_work_as_they_are_shown(own: Own, short: Pa
     own.lab.proxyd.quiet()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("desktop")
 def test_the_database_commands_on_the_page_work_as_they_are_shown(own: Own, short: Path) -> None:
     env = workplace(own, short)
     with own.page(DORA) as page:
@@ -211,8 +218,10 @@ def test_the_database_commands_on_the_page_work_as_they_are_shown(own: Own, shor
     own.lab.proxyd.quiet()
 
 
-def test_the_desktop_command_on_the_page_works_and_a_token_opens_one_session(own: Own, short: Path) -> None:
-    assert own.desktop is not None
+@pytest.mark.slow
+def test_the_desktop_command_on_the_page_works_and_a_token_opens_one_session(
+    own: Own, desktop: Shadow, short: Path
+) -> None:
     proxyd = own.lab.proxyd
     with own.page(DORA) as page:
         page.goto(f"{own.console.url}/access")
@@ -226,7 +235,7 @@ def test_the_desktop_command_on_the_page_works_and_a_token_opens_one_session(own
         (command,) = own.commands(page, "desk1")
     fingerprint = command.rpartition(":sha256:")[2]
     with Opened(short / "first", short / "desk1.rdp", fingerprint=fingerprint) as client:
-        same(client.screen, own.desktop.screen)
+        same(client.screen, desktop.screen)
         session = proxyd.the_live_session()
         assert (session["user"], session["how"]) == (DORA, f"token issued by {DORA}")
         with Opened(short / "second", short / "desk1.rdp", fingerprint=fingerprint) as other:
@@ -306,11 +315,9 @@ def test_who_has_no_second_factor_sets_one_up_and_adds_a_key_that_logs_in_at_onc
         "recovery-used",
         "key-removed",
     ]
-    box = own.box
-    assert box is not None
-    eventually("a mail for every change", lambda: len(box.mails) == len(deeds), within_s=30)
-    assert {tuple(to) for to, _, _ in box.mails} == {("eve@example.org",)}
-    mails = "".join(str(mail) for _, mail, _ in box.mails)
+    eventually("a mail for every change", lambda: len(own.box.mails) == len(deeds), within_s=30)
+    assert {tuple(to) for to, _, _ in own.box.mails} == {("eve@example.org",)}
+    mails = "".join(str(mail) for _, mail, _ in own.box.mails)
     for secret in (eve.secret, PASSWORD, given, *eve_codes):
         assert secret not in mails + proxyd.log() + own.console.log()
 
@@ -345,7 +352,7 @@ def test_a_code_used_for_a_session_does_not_sign_in_and_the_other_way_round(own:
     assert client.sign_in(person, code=code).status == 303
     again = {"password": PASSWORD, "code": code}
     assert client.get("/access").status == 200
-    answer = client.post("/access/desktop", {**again, "target": "desk1", "login": own.desktop.user})
+    answer = client.post("/access/recovery", again)
     assert answer.status == 403
     assert "That code is not good" in answer.text
     assert own.console.client().sign_in(person, code=code).status == 403
