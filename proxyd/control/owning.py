@@ -368,5 +368,5 @@ def tell(services: Services, caller: Caller, change: Change, entry: Entry) -> No
     """Tell the log, and the user, of a change."""
     _log.warning("what a user logs in with has changed", **change.about, by=caller.signed)
     told = {"by": caller.signed, "source": caller.address} | dict(change.details)
-    notice = Notice(Event.CREDENTIAL, entry.at, "", change.title, (change.user,), told)
+    notice = Notice(Event.CREDENTIAL, entry.at, "", change.title, (change.user,), told, "/access")
     services.notifier.tell(notice, again=str(entry.n))
