@@ -29,12 +29,18 @@ from proxyd.indexing.frames import (
     Fed,
     Feed,
     Finish,
+    Forget,
     FromChild,
     Glance,
     Hello,
+    Paint,
+    Painted,
     Print,
     Printed,
+    Redraw,
+    Redrawn,
     Shown,
+    ToChild,
     pack,
 )
 from proxyd.recorder.hub import pack_batch
@@ -74,6 +80,16 @@ def png_of(width: int, height: int, rgb: bytes) -> bytes:
     return file.getvalue()
 
 
+def small_png_of(width: int, height: int, rgb: bytes, most: tuple[int, int]) -> bytes:
+    """Write pixels as PNG, scaled down to so many at most."""
+    from PIL import Image
+
+    image, file = Image.frombytes("RGB", (width, height), rgb), io.BytesIO()
+    image.thumbnail(most)
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
 class Decoder:
     """A decoder of one session at work; `seq` is the last record it read, `faults` what it could not read."""
 
@@ -85,6 +101,15 @@ class Decoder:
 
     def __enter__(self) -> Self:
         """Start it; raises Undecoded."""
+        return self.begun()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def begun(self) -> Self:
+        """Start it, for who says when it is to end; raises Undecoded."""
         if self._protocol in (DESKTOP, VIEW):
             require()
         self._process = subprocess.Popen(
@@ -99,14 +124,14 @@ class Decoder:
             self._greeted()
             self.begin(self._keyframe)
         except BaseException:
-            self._end()
+            self.end()
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end()
+    def end(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.communicate()
 
     def fed(self, records: Iterable[Record]) -> Iterator[list[Item]]:
         """Have records read, and yield what is derived of each batch. Raises Undecoded, and what `records` raises."""
@@ -153,12 +178,45 @@ class Decoder:
 
         May be asked again and again. Raises Undecoded, after which nothing more can be, and what reading raises.
         """
+        self.go(recording, keyframe, at_us)
+        return self.printed(channel)
+
+    def go(self, recording: Recording, keyframe: Keyframe | None, at_us: int | None) -> None:
+        """Go to a moment of a recording, from a keyframe before it or from the beginning. Raises as `shown_at` does."""
         self.begin(keyframe)
         begin_us, after = (keyframe.at_us, keyframe.seq) if keyframe else (0, 0)
         behind = (record for record in recording.records(begin_us) if record.seq > after)
         for _ in self.fed(takewhile(lambda record: at_us is None or record.at_us <= at_us, behind)):
             pass
-        return self.printed(channel)
+
+    def redrawn(self) -> Redrawn:
+        """Give what brings an empty terminal to what is shown now. Raises Undecoded."""
+        self._send(Redraw(NUMBER))
+        answer = self._answer()
+        if not isinstance(answer, Redrawn):
+            raise Undecoded(FAILED)
+        return answer
+
+    def painted(self, width: int, height: int) -> bytes:
+        """Give a picture of the terminal as PNG, of so many pixels at most; none where nothing was shown.
+
+        Raises Undecoded.
+        """
+        self._send(Paint(NUMBER, width, height))
+        answer = self._answer()
+        if not isinstance(answer, Painted) or answer.width > width or answer.height > height:
+            raise Undecoded(FAILED)
+        if not answer.width:
+            return b""
+        try:
+            rgb = inflated(answer.rgb, answer.width * answer.height * 3)
+        except FormatError:
+            raise Undecoded(FAILED) from None
+        return png_of(answer.width, answer.height, rgb)
+
+    def forget(self) -> None:
+        """Have what was read forgotten; raises Undecoded."""
+        self._send(Forget(NUMBER))
 
     def _greeted(self) -> None:
         if not isinstance(self._answer(), Hello):
@@ -171,7 +229,7 @@ class Decoder:
         self.seq, self.at_us, self.faults = answer.seq, answer.at_us, answer.faults
         return [Item(*item) for item in answer.items]
 
-    def _send(self, frame: Begin | Feed | Finish | Glance | Print) -> None:
+    def _send(self, frame: ToChild) -> None:
         assert self._process.stdin is not None  # noqa: S101 - it is a pipe
         try:
             self._process.stdin.write(pack(frame))
@@ -195,10 +253,6 @@ class Decoder:
                 raise Undecoded(FAILED)
             if frames:
                 return frames[0]
-
-    def _end(self) -> None:
-        self._process.kill()
-        self._process.communicate()
 
 
 def _batches(records: Iterable[Record]) -> Iterator[Sequence[Record]]:

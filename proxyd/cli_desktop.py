@@ -238,8 +238,9 @@ def _input_kinds() -> frozenset[int]:
 
 def _events(records: Iterable[Record]) -> Iterator[Entry]:
     """Yield what records tell by themselves; of input refused during one block how much it was, at its beginning."""
-    from proxyd.cli_log import Entry, told_by
+    from proxyd.cli_log import Entry
     from proxyd.recorder.record import Kind
+    from proxyd.recorder.telling import told_by
 
     refused_us = refused = 0
     for record in records:
@@ -250,8 +251,7 @@ def _events(records: Iterable[Record]) -> Iterator[Entry]:
         if refused and (record.kind is Kind.END or _action(record) == "unblock"):
             yield Entry(refused_us, 0, "refused", f"{size(refused)} of input while blocked")
             refused = 0
-        told = _negotiated(record) or told_by(record)
-        if told:
+        if told := told_by(record):
             yield Entry(record.at_us, record.channel, *told)
     if refused:
         yield Entry(refused_us, 0, "refused", f"{size(refused)} of input while blocked")
@@ -261,17 +261,3 @@ def _action(record: Record) -> str:
     from proxyd.recorder.record import Kind
 
     return str(record.body.get("action", "")) if record.kind is Kind.CONTROL else ""
-
-
-def _negotiated(record: Record) -> tuple[str, str] | None:
-    """Say how the session was negotiated, if this record does."""
-    from proxyd.recorder.record import Kind
-
-    body = record.body
-    if record.kind is not Kind.REQUEST or body.get("name") != PROTOCOL:
-        return None
-    channels = ", ".join(body.get("channels", {}).values())
-    return "desktop", (
-        f"{body['width']} x {body['height']}, {body['depth']} bits, keyboard {body['layout']:08x}"
-        f"{', channels ' if channels else ''}{channels}"
-    )

@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
+from proxyd import units
 from proxyd.characters import UNSAFE, as_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 FAILED, MISUSED = 1, 2  # exit statuses: refused or failed; wrong use, or a broken configuration
-KB = 1000  # as disks and `ls --si` count
 WIDE = 10_000  # columns where no terminal sets any: nothing is cut in a pipe
 GAP = 2  # spaces between columns
 ID_SHOWN = 8  # of an id's 32 digits: 1 chance in 4 billion that two sessions share them
+size = units.size  # tables have it beside the other ways to write a number
 
 
 @dataclass(slots=True)
@@ -164,17 +165,6 @@ def _fitting(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: i
 def clean(text: str) -> str:
     """Replace control characters, so that text can't act on a terminal."""
     return UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def size(count: int) -> str:
-    """Write a number of bytes in B, KB, MB or GB (thousands), as mission item M10 asks."""
-    if count < KB:
-        return f"{count} B"
-    for unit, scale in (("KB", KB), ("MB", KB**2), ("GB", KB**3)):
-        if count < scale * KB or unit == "GB":
-            value = count / scale
-            return f"{value:.1f} {unit}" if value < 100 else f"{value:.0f} {unit}"
-    raise AssertionError("a size has a unit")
 
 
 def duration(seconds: float | None) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import click
 
 from proxyd.characters import visible
-from proxyd.cli_log import Entry, told_by
+from proxyd.cli_log import Entry
 from proxyd.cli_output import Column, Output, duration, position
 from proxyd.cli_view import Scene, View
 from proxyd.recorder.queries import (
@@ -31,6 +31,7 @@ from proxyd.recorder.queries import (
     Result,
 )
 from proxyd.recorder.record import Kind, Record
+from proxyd.recorder.telling import told_by
 from proxyd.terminal import CLEAR, RESTORE, Screen
 
 LABEL, NUMBER = 10, 6  # columns for 1:02:03.000, and for #99999

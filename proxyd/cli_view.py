@@ -48,8 +48,7 @@ class Scene:
             self.blocked_by = str(body.get("by")) if body["action"] == "block" else ""
         elif record.kind is Kind.END:
             self.end = body
-        painted = self._stage.take(record)
-        return painted.data if painted and painted.channel in (0, self._stage.shown) else b""
+        return self._stage.shows(record)
 
     def raw(self, record: Record) -> bytes:
         """Learn from a record, and give what it shows byte for byte."""

@@ -36,11 +36,16 @@ class Attribute(IntFlag):
 
 
 class Style(NamedTuple):
-    """How a run of cells is drawn: colours (DEFAULT, a number of the palette, or DIRECT | 0xRRGGBB), and Attributes."""
+    """How a run of cells is drawn: colours (DEFAULT, a number of the palette, or DIRECT | 0xRRGGBB), and Attributes.
+
+    `line`: of what is underlined, 2 twice, 3 in waves, 4 in dots, 5 in dashes; `line_colour`: its colour, if not the text's.
+    """
 
     foreground: _Shade = DEFAULT
     background: _Shade = DEFAULT
     attributes: _Count = 0
+    line: _Count = 0
+    line_colour: _Shade = DEFAULT
 
 
 PLAIN: Final = Style()

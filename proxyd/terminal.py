@@ -17,7 +17,7 @@ import termios
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO, Self
 
 KEPT_BYTES = 1 << 20  # of output, to paint the screen anew: a full repaint of a large screen is some 100 KiB
 ESC = 0x1B
@@ -57,6 +57,7 @@ _PLAIN = b"78DEM"  # save, restore, index, next line, reverse index
 _BETWEEN = b"()*+#"  # character sets; line attributes
 _IN_STRING = re.compile(rb"[\x18\x1a\x1b]")
 _IN_OSC = re.compile(rb"[\x07\x18\x1a\x1b]")
+_STRINGS = (None, _IN_STRING, _IN_OSC)
 
 # The main screen first, as it has a cursor and margins of its own; then a soft reset, colours, margins, no
 # reverse video, no origin mode, wrap and cursor on, the usual cursor shape, ASCII.
@@ -74,6 +75,33 @@ class Harmless:
     def __init__(self) -> None:
         self._held = b""
         self._string: re.Pattern[bytes] | None = None  # inside a string: what ends it
+
+    @property
+    def between(self) -> bool:
+        """Whether it is between two sequences: nothing of what came before matters to what comes."""
+        return not self._held and self._string is None
+
+    def saved(self) -> list[Any]:
+        """Give what `resumed` needs."""
+        return [self._held, _STRINGS.index(self._string)]
+
+    @classmethod
+    def resumed(cls, saved: Any) -> Self:
+        """Make one that goes on where another stood. Raises ValueError, TypeError, IndexError for what is no such thing."""
+        made = cls()
+        held, string = saved
+        if not isinstance(held, bytes) or len(held) > HELD_BYTES or string < 0:
+            raise ValueError
+        made._held, made._string = held, _STRINGS[string]
+        return made
+
+    @staticmethod
+    def stays(data: bytes) -> bool:
+        """Say at a glance that one between two sequences is so behind this output too; False: perhaps."""
+        if data.endswith(b"\xc2"):
+            return False
+        token = _TOKEN.match(data, at) if (at := data.rfind(b"\x1b")) >= 0 else None
+        return at < 0 or (token is not None and not token["string"])
 
     def feed(self, data: bytes) -> bytes:
         """Take output as it came and give what may be written to a terminal."""

@@ -39,8 +39,10 @@ from proxyd.console import (
 )
 from proxyd.console.assets import Assets
 from proxyd.console.daemon import Daemon
+from proxyd.console.emulators import Emulators
 from proxyd.console.forms import BadForm
 from proxyd.console.guard import Guard, origins
+from proxyd.console.kept import Kept
 from proxyd.console.motion import Stages
 from proxyd.console.pages import Pages
 from proxyd.console.player import Surveys
@@ -64,6 +66,7 @@ STATUS: Final = {
     Code.TIMEOUT: 504,
     Code.INTERNAL: 502,
 }
+THUMBS: Final = 512  # small pictures that are kept, some kilobytes each
 TITLES: Final = {
     400: "That did not work",
     403: "You may not do this",
@@ -94,6 +97,8 @@ class Site:
     door: Door | None = None  # once it is there
     surveys: Surveys = field(default_factory=Surveys)
     stages: Stages = field(default_factory=Stages)
+    emulators: Emulators = field(default_factory=Emulators)
+    thumbs: Kept[tuple[str, int], bytes] = field(default_factory=lambda: Kept(THUMBS))
     live: int = 0
 
 
@@ -154,8 +159,11 @@ TABLE: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", f"{_ONE}/play", player.show),
     ("GET", f"{_ONE}/recording", player.overview),
     ("GET", f"{_ONE}/recording/pieces/{{number}}", player.part),
+    ("GET", f"{_ONE}/recording/screens/{{at_us}}", player.screen),
     ("GET", f"{_ONE}/recording/pictures/{{at_us}}", player.picture),
     ("GET", f"{_ONE}/recording/motion/{{first_us}}/{{last_us}}/{{step_us}}", motion.stretch),
+    ("GET", f"{_ONE}/recording/thumbs/{{at_us}}", player.thumb),
+    ("GET", f"{_ONE}/recording/stills/{{at_us}}", player.still),
     ("GET", f"{_ONE}/video", videos.ask_video),
     ("POST", f"{_ONE}/video", videos.video),
     ("GET", f"{_ONE}/drop", acting.ask_drop),

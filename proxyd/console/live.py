@@ -18,7 +18,6 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from proxyd import log
-from proxyd.cli_log import told_by
 from proxyd.cli_view import Scene
 from proxyd.console.daemon import Stream
 from proxyd.console.listing import shown
@@ -28,6 +27,7 @@ from proxyd.console.visit import COOKIE, Visit, session_of
 from proxyd.control.client import ControlError, unpack_records
 from proxyd.recorder.queries import PROTOCOLS, Queries
 from proxyd.recorder.record import Kind, Record
+from proxyd.recorder.telling import told_by
 from proxyd.terminal import Picture
 
 if TYPE_CHECKING:

@@ -77,6 +77,7 @@ async def _run(config: Config, settings: Console) -> None:
         notify("STOPPING=1")
         site.videos.makers.stop()
         nursery.cancel_scope.deadline = trio.current_time() + 2 * GRACE_SECONDS
+    site.emulators.end()
 
 
 async def _measured(

@@ -1,146 +1,180 @@
-"""A recording surveyed once for the player: its timeline, its log, and where it can be cut into pieces.
+"""What the player needs to know of a whole recording: its timeline, its log, and where it can be cut into pieces.
 
-Rule 1: a piece is some 60 seconds or CUT_BYTES of output, whichever is less: a browser asks for what it shows, and the
-        daemon's ledger says which seconds that were.
-Rule 2: pieces put together are the recording: each begins with the filter and the choice of channel as the one before
-        left them, so that a sequence cut between two is whole again.
-Rule 3: lists are bounded, and say that they are.
+Rule 1: it comes from the index, so that the page of a long session opens as soon as one of a short session. Where there is
+        none it is derived now, which reads the recording once, whole; the page says so.
+Rule 2: sessions of databases have no index to speak of: their statements are their recording, which is read.
+Rule 3: lists are bounded, and say that they are; what comes from an index is believed nothing but its shape.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from operator import itemgetter
+from typing import Any, Final
 
-from proxyd import cli_desktop
-from proxyd.cli_log import Entry, entries
-from proxyd.cli_view import Scene
+from proxyd.characters import UNSEEN
+from proxyd.cli_decoder import Undecoded
+from proxyd.cli_derive import DESKTOP, TERMINAL, Decoder
+from proxyd.cli_log import entries
+from proxyd.cuts import BEGINNING, Cut, Cuts, cut_of
+from proxyd.errors import FormatError
 from proxyd.recorder.queries import Query
 from proxyd.recorder.record import Kind, Record
 from proxyd.recorder.replay import Recording
-from proxyd.terminal import Harmless
+from proxyd.recorder.sidecar import Derived, Item
 
-CUT_BYTES: Final = 256 << 10
-CUT_US: Final = 60_000_000
 BINS: Final = 600  # of the timeline: as many as a wide screen has room for
+SECOND_US: Final = 1_000_000  # what an index counts together
 LOG_LIMIT: Final = 5000  # entries beside the picture; the page of the log has all of them
+LOG_HELD: Final = 10 * LOG_LIMIT  # before they are in order
 TEXT_LIMIT: Final = 400  # characters of one
+UNINDEXED: Final = (
+    "There is no index of this session yet, so its whole recording was read, and each jump reads it again."
+)
+UNREADABLE: Final = "What was typed is not shown: the recording can't be decoded here."
 _SHOWN: Final = frozenset({Kind.OUTPUT, Kind.ERROR_OUTPUT, Kind.PDU})
 _TYPED: Final = frozenset({Kind.INPUT, Kind.INPUT_PDU, Kind.REFUSED})
 
-
-class Cut(NamedTuple):
-    """Where a piece begins: with which choice of channel, and what the filter holds."""
-
-    at_us: int
-    seq: int
-    scene: Scene
-    filter: Harmless
+Line = tuple[int, str, str]
 
 
 @dataclass(slots=True)
 class Survey:
-    """What the player needs to know of a whole recording. `heat`: output, input and findings of each bin."""
+    """What is known of a recording. `heat`: output, input and findings of each bin. `note`: what is to be said of it."""
 
     duration_us: int
     protocol: str
-    cuts: list[Cut] = field(default_factory=list)
-    heat: list[tuple[int, int, int]] = field(default_factory=list)
-    log: list[tuple[int, str, str]] = field(default_factory=list)
+    cuts: list[Cut] = field(default_factory=lambda: [BEGINNING])
+    heat: list[list[int]] = field(default_factory=list)
+    log: list[Line] = field(default_factory=list)
+    lines: int = 0
     queries: list[dict[str, Any]] = field(default_factory=list)
-    missing: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        self.heat = [[0, 0, 0] for _ in range(min(BINS, self.duration_us // SECOND_US + 1))]
 
     def document(self) -> dict[str, Any]:
         """Give it as the browser gets it."""
         return {
             "duration_us": self.duration_us,
             "protocol": self.protocol,
-            "pieces": [cut.at_us for cut in self.cuts],
+            "pieces": [cut.at_us for cut in self.cuts] if self.protocol == TERMINAL else [],
             "heat": self.heat,
             "log": self.log[:LOG_LIMIT],
-            "more": max(len(self.log) - LOG_LIMIT, 0),
+            "more": max(self.lines - LOG_LIMIT, 0),
             "queries": self.queries[:LOG_LIMIT],
+            "note": self.note,
         }
 
+    def count(self, at_us: int, counted: Iterable[int]) -> None:
+        """Count output, input and findings of a moment."""
+        width = self.duration_us // len(self.heat) + 1
+        heat = self.heat[min(at_us // width, len(self.heat) - 1)]
+        for column, amount in enumerate(counted):
+            heat[column] += amount
 
-class _Heat:
-    """Counts what passed in each bin."""
+    def tell(self, at_us: int, kind: str, text: str) -> None:
+        """Note a line of the log."""
+        self.lines += 1
+        if len(self.log) < LOG_HELD:
+            shown = text if len(text) <= TEXT_LIMIT else f"{text[:TEXT_LIMIT]}…"
+            self.log.append((at_us, kind, shown))
 
-    def __init__(self, duration_us: int) -> None:
-        self._width = max(duration_us // BINS + 1, 1)
-        self.bins = [[0, 0, 0] for _ in range(BINS)]
+    def take(self, item: Item) -> None:
+        """Take what was derived. Raises FormatError."""
+        match item.kind, item.body:
+            case Derived.HEAT, [int(typed), int(output), int(findings)]:
+                self.count(item.at_us, (output, typed, findings))
+            case Derived.CUT, _:
+                self._cut(cut_of(item))
+            case Derived.LOG, [int(), str(kind), str(text)]:
+                self.tell(item.at_us, kind, text)
+            case Derived.TYPED, [bool(refused), str(text), *_]:
+                self.tell(item.at_us, "refused" if refused else "typed", text or UNSEEN)
+            case ((Derived.HEAT | Derived.LOG | Derived.TYPED), _):
+                raise FormatError("the index has what can't be read")
 
-    def take(self, record: Record) -> None:
-        """Count a record."""
-        column = 0 if record.kind in _SHOWN else 1 if record.kind in _TYPED else 2
-        if column == 2 and record.kind is not Kind.FINDING:
-            if record.kind is Kind.STATEMENT:
-                column = 1 if record.body.get("event") != "result" else 0
-            else:
-                return
-        amount = len(record.body) if isinstance(record.body, bytes) else 1
-        self.bins[min(record.at_us // self._width, BINS - 1)][column] += amount
+    def _cut(self, cut: Cut) -> None:
+        if cut.seq <= self.cuts[-1].seq or cut.at_us < self.cuts[-1].at_us:
+            raise FormatError("the index has pieces that are not in order")
+        self.cuts.append(cut)
 
 
 def survey(recording: Recording, answer: Mapping[str, Any]) -> Survey:
-    """Read a recording whole, once. Raises FormatError."""
+    """Survey a recording: from its index, else from all of it. Raises FormatError."""
     protocol = answer["session"]["protocol"]
-    found = Survey(recording.duration_us, protocol)
-    heat = _Heat(recording.duration_us)
-    if cli_desktop.is_desktop(answer["session"]):
-        for record in recording.records():
-            heat.take(record)
-        log = cli_desktop.log_of(recording)
-        lines, found.missing = list(log.entries), log.error
+    if protocol not in (TERMINAL, DESKTOP):
+        return _in_order(_read(recording, protocol))
+    try:
+        found = _taken(recording, protocol, recording.sidecar().items(keyframes=False))
+    except FormatError:
+        found = _made(recording, protocol)
+    return _in_order(found)
+
+
+def _made(recording: Recording, protocol: str) -> Survey:
+    """Survey a recording that has no index (rule 1)."""
+    try:
+        found = _taken(recording, protocol, _derived(recording, protocol))
+    except Undecoded:
+        found = _read(recording, protocol)
+        found.note = UNREADABLE
     else:
-        lines = list(entries(_passing(recording.records(), heat, found.cuts)))
-        found.missing = recording.damage or ""
-    found.heat = [(out, typed, findings) for out, typed, findings in heat.bins]
-    for line in sorted(lines, key=attrgetter("at_us")):
-        found.log.append((line.at_us, line.kind, _told(line)))
-        if line.query:
+        found.note = UNINDEXED
+    return found
+
+
+def _derived(recording: Recording, protocol: str) -> Iterator[Item]:
+    with Decoder(protocol) as decoder:
+        for items in decoder.fed(recording.records()):
+            yield from items
+        yield from decoder.finish()
+
+
+def _taken(recording: Recording, protocol: str, items: Iterable[Item]) -> Survey:
+    found = Survey(recording.duration_us, protocol)
+    for item in items:
+        found.take(item)
+    return found
+
+
+def _read(recording: Recording, protocol: str) -> Survey:
+    """Survey what records tell by themselves."""
+    found, cuts = Survey(recording.duration_us, protocol), Cuts()
+
+    def passing() -> Iterator[Record]:
+        for record in recording.records():
+            found.count(record.at_us, _counted(record))
+            if protocol == TERMINAL and (cut := cuts.feed(record)):
+                found.cuts.append(cut)
+            yield record
+
+    for line in entries(passing()):
+        found.tell(line.at_us, line.kind, line.text)
+        if line.query and len(found.queries) < LOG_LIMIT:
             found.queries.append(query_of(line.query))
     return found
 
 
-def piece(recording: Recording, cuts: list[Cut], number: int) -> dict[str, Any]:
-    """Give a piece as the browser gets it: the size at its beginning, and what comes when. Raises FormatError."""
-    cut = cuts[number]
-    end_seq = cuts[number + 1].seq if number + 1 < len(cuts) else None
-    scene, harmless = copy.deepcopy(cut.scene), copy.deepcopy(cut.filter)
-    began, size = scene.size, scene.size
-    events: list[tuple[int, str, Any]] = []
-    for record in recording.records(cut.at_us):
-        if record.seq < cut.seq:
-            continue
-        if end_seq is not None and record.seq >= end_seq:
-            break
-        shown = harmless.feed(scene.take(record))
-        if scene.size != size:
-            size = scene.size
-            events.append((record.at_us, "size", size))
-        if shown:
-            events.append((record.at_us, "out", shown))
-    return {"size": began, "events": events}
+def _in_order(found: Survey) -> Survey:
+    found.log.sort(key=itemgetter(0))
+    found.queries.sort(key=itemgetter("at_us"))
+    del found.log[LOG_LIMIT:]
+    return found
 
 
-def _passing(records: Iterable[Record], heat: _Heat, cuts: list[Cut]) -> Iterator[Record]:
-    """Pass records on; count them, and note where they can be cut."""
-    scene, harmless, amount = Scene(), Harmless(), 0
-    for record in records:
-        if not cuts or amount >= CUT_BYTES or record.at_us - cuts[-1].at_us >= CUT_US:
-            cuts.append(Cut(record.at_us, record.seq, copy.deepcopy(scene), copy.deepcopy(harmless)))
-            amount = 0
-        amount += len(harmless.feed(scene.take(record)))
-        heat.take(record)
-        yield record
-
-
-def _told(line: Entry) -> str:
-    return line.text if len(line.text) <= TEXT_LIMIT else f"{line.text[:TEXT_LIMIT]}…"
+def _counted(record: Record) -> tuple[int, int, int]:
+    """Give what a record counts: output, input, findings."""
+    amount = len(record.body) if isinstance(record.body, bytes) else 1
+    if record.kind is Kind.STATEMENT:
+        return (amount, 0, 0) if record.body.get("event") == "result" else (0, amount, 0)
+    return (
+        amount if record.kind in _SHOWN else 0,
+        amount if record.kind in _TYPED else 0,
+        1 if record.kind is Kind.FINDING else 0,
+    )
 
 
 def query_of(query: Query) -> dict[str, Any]:

@@ -37,11 +37,15 @@ from proxyd.indexing.frames import (
     Glance,
     Hello,
     Look,
+    Paint,
+    Painted,
     Patch,
     Ping,
     Pong,
     Print,
     Printed,
+    Redraw,
+    Redrawn,
     Shown,
     ToChild,
     pack,
@@ -179,6 +183,10 @@ class Indexer:
                 return [self._guarded(session, partial(self._glance, session, whole=whole))]
             case Print(session, channel):
                 return [self._guarded(session, partial(self._print, session, channel))]
+            case Redraw(session):
+                return [self._guarded(session, partial(self._redraw, session))]
+            case Paint(session, width, height):
+                return [self._guarded(session, partial(self._paint, session, width, height))]
             case Ping(number):
                 return [Pong(number)]
         return []
@@ -214,6 +222,21 @@ class Indexer:
         shown = terminals.shown if channel is None else channel
         page = screen.page() if screen else None
         return Printed(number, session.seq, session.at_us, shown, sorted(terminals.screens), page)
+
+    def _redraw(self, number: int) -> FromChild:
+        from proxyd.index.terminal.redraw import redrawn  # noqa: PLC0415 - rule 5
+
+        screen = cast("Prints", self._sessions[number]).terminals.screen()
+        return Redrawn(number, *screen.size, redrawn(screen)) if screen else Redrawn(number, 0, 0, b"")
+
+    def _paint(self, number: int, width: int, height: int) -> FromChild:
+        from proxyd.index.terminal.painting import picture  # noqa: PLC0415 - rule 5
+
+        screen = cast("Prints", self._sessions[number]).terminals.screen()
+        if screen is None:
+            return Painted(number, 0, 0, b"")
+        image = picture(screen.page(), width, height)
+        return Painted(number, *image.size, packed(image.tobytes()))
 
     def _forget(self, number: int) -> None:
         self._sessions.pop(number, None)

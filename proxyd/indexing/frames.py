@@ -78,6 +78,20 @@ class Print(_Frame, frozen=True):
     channel: int | None
 
 
+class Redraw(_Frame, frozen=True):
+    """To the child: give what brings an empty terminal to what the one that is shown shows now."""
+
+    session: int
+
+
+class Paint(_Frame, frozen=True):
+    """To the child: give a picture of the terminal that is shown, of so many pixels at most."""
+
+    session: int
+    width: int
+    height: int
+
+
 class Ping(_Frame, frozen=True):
     """To the child: say that you are there."""
 
@@ -123,6 +137,24 @@ class Printed(_Frame, frozen=True):
     channel: int | None
     channels: list[int]
     page: Page | None
+
+
+class Redrawn(_Frame, frozen=True):
+    """From the child: the bytes for an empty terminal of so many columns and rows; 0 of them: nothing was shown yet."""
+
+    session: int
+    columns: _Count
+    rows: _Count
+    data: bytes
+
+
+class Painted(_Frame, frozen=True):
+    """From the child: `rgb` is zstd of width * height * 3 bytes; 0 x 0: nothing was shown yet."""
+
+    session: int
+    width: _Count
+    height: _Count
+    rgb: bytes
 
 
 class Patch(msgspec.Struct, frozen=True, array_like=True):
@@ -171,8 +203,8 @@ class Shown(_Frame, frozen=True):
         }
 
 
-ToChild = Begin | Feed | Finish | Forget | Look | Glance | Print | Ping
-FromChild = Hello | Pong | Fed | Failed | Shown | Printed
+ToChild = Begin | Feed | Finish | Forget | Look | Glance | Print | Redraw | Paint | Ping
+FromChild = Hello | Pong | Fed | Failed | Shown | Printed | Redrawn | Painted
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -86,6 +86,8 @@ class Derived(IntEnum):
     TERMINAL = 6  # map: see Keyframe; of terminals
     COMMAND = 7  # map: {line, ended_us, exit: int or None, channel}: what ran in a terminal from at_us on
     TEXT = 8  # [source, text]: what search finds, seen at at_us; source: one of SOURCES
+    CUT = 9  # [seq, stage, filter, rest]: a piece of a terminal's recording begins at record seq; see proxyd.cuts
+    LOG = 10  # [channel, kind, text]: a line of the log that a record tells by itself
 
 
 KEYFRAMES: Final = frozenset({Derived.KEYFRAME, Derived.TERMINAL})
@@ -308,7 +310,7 @@ class Keyframes:
             raise FormatError(f"{NAME} has another frame where a keyframe was")
         return keyframe_of(_item(_unpacked(payload)))
 
-    def _frame(self, file: IO[bytes], at: int) -> tuple[_Head, bytes]:
+    def _head(self, file: IO[bytes], at: int) -> tuple[_Head, bytes]:
         file.seek(at)
         raw = file.read(_HEAD.size)
         if len(raw) < _HEAD.size:
@@ -316,6 +318,10 @@ class Keyframes:
         head = _Head(*_HEAD.unpack(raw))
         if not _TAG <= head.length <= MAX_PAYLOAD:
             raise FormatError(f"{NAME} has a frame of an impossible length")
+        return head, raw
+
+    def _frame(self, file: IO[bytes], at: int) -> tuple[_Head, bytes]:
+        head, raw = self._head(file, at)
         try:
             return head, self._aead.decrypt(
                 _NONCE.pack(head.number), file.read(head.length), self._bound + raw
@@ -345,11 +351,18 @@ class Sidecar(Keyframes):
         self._end, self._frames = at, head.number
         return [(offset, at_us) for offset, at_us in table]
 
-    def items(self) -> Iterator[Item]:
-        """Yield all that was derived, in order; raises FormatError where the file is damaged."""
+    def items(self, *, keyframes: bool = True) -> Iterator[Item]:
+        """Yield all that was derived, in order, on wish without the keyframes: they are most of the file.
+
+        Raises FormatError where the file is damaged.
+        """
         with self._path.open("rb") as file:
             at = self._first
             for number in range(self._frames):
+                head, _ = self._head(file, at)
+                if head.type == FrameType.KEYFRAME and not keyframes and head.number == number:
+                    at += _HEAD.size + head.length
+                    continue
                 head, payload = self._frame(file, at)
                 if head.number != number:
                     raise FormatError(f"{NAME} has a frame in another's place")

@@ -51,6 +51,11 @@ class Stage:
                 return Painted(channel or self.shown or 0, f"\r\n{shown}\r\n".encode())
         return None
 
+    def shows(self, record: Record) -> bytes:
+        """Learn from a record, and give what it paints on the terminal that is shown."""
+        painted = self.take(record)
+        return painted.data if painted and painted.channel in (0, self.shown) else b""
+
     def _opened(self, channel: int, body: dict[str, Any]) -> None:
         self.terminals.add(channel)
         self._sizes[channel] = (body.get("columns") or 0, body.get("rows") or 0)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from proxyd.cli_log import told_by
 from proxyd.events import Transfer
 from proxyd.recorder.record import Kind, Record
+from proxyd.recorder.telling import told_by
 
 pytestmark = pytest.mark.mission("M5", "M16")
 

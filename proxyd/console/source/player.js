@@ -8,6 +8,7 @@ import { DesktopView } from "./motion.js";
 import { Screen } from "./screen.js";
 
 const STALL_MS = 50, IDLE_US = 2_000_000, BEFORE_US = 300_000, STEP_US = 5_000_000, KEPT = 12;
+const THUMBS = 120, REST_MS = 80; // small pictures of a session; how long a pointer stays before one is asked for
 const stage = document.querySelector(".screen");
 const said = (name) => document.querySelector(`[data-said="${name}"]`);
 const control = (name) => document.querySelector(`[data-do="${name}"]`);
@@ -22,6 +23,8 @@ async function get(path) {
   return answer;
 }
 
+const unpacked = async (path) => decode(new Uint8Array(await (await get(path)).arrayBuffer()));
+
 // Each view shows a moment (seek), goes on to a later one (advance), and knows when next something happens (next).
 
 class TerminalView {
@@ -29,14 +32,20 @@ class TerminalView {
     this.begins = overview.pieces;
     this.screen = new Screen(stage.querySelector(".terminal"));
     this.pieces = new Map();
-    this.number = -1;
-    this.place = 0;
+    this.forget();
+  }
+
+  forget() {
+    this.number = -1; // of the piece that is shown
+    this.current = null;
+    this.place = 0; // of its next event
+    this.at = -1;
   }
 
   piece(number) {
     if (!this.pieces.has(number)) {
       if (this.pieces.size >= KEPT) this.pieces.delete(this.pieces.keys().next().value);
-      const asked = get(`/pieces/${number}`).then(async (answer) => decode(new Uint8Array(await answer.arrayBuffer())));
+      const asked = unpacked(`/pieces/${number}`);
       asked.catch(() => this.pieces.delete(number));
       this.pieces.set(number, asked);
     }
@@ -53,43 +62,58 @@ class TerminalView {
     return low;
   }
 
+  // A jump is the screen of its moment; the piece it is in comes after it, for what goes on from there.
   async seek(at) {
-    const number = this.numberAt(at);
+    if (this.current && at >= this.at && this.numberAt(at) === this.number) return this.advance(at);
+    this.forget();
+    const { size, data } = await unpacked(`/screens/${Math.floor(at)}`), number = this.numberAt(at);
     this.screen.reset();
-    const first = await this.piece(number);
-    if (first.key) {
-      this.screen.resize(first.size);
-      await this.screen.write(first.key);
-      await this.begin(number);
+    if (size[0]) {
+      this.screen.resize(size);
+      await this.screen.write(data);
+      this.at = Math.floor(at);
+      this.number = number;
+      this.piece(number).catch(() => {});
     } else {
-      for (let n = 0; n <= number; n++) {
-        await this.begin(n);
-        if (n < number) await this.advance(this.begins[n + 1]);
-      }
+      await this.begin(number); // nothing was shown by then
+      this.screen.resize(this.current.size);
+      await this.advance(at);
     }
-    await this.advance(at);
+  }
+
+  // Goes on behind the screen a jump has shown: what of the piece is in it already is left out.
+  async join() {
+    const piece = await this.piece(this.number);
+    const after = piece.events.findIndex(([at]) => at > this.at);
+    this.place = after < 0 ? piece.events.length : after;
+    await this.screen.write(unfinished(piece, this.place));
+    this.current = piece;
   }
 
   async begin(number) {
     this.number = number;
     this.current = await this.piece(number);
     this.place = 0;
-    if (number === 0) this.screen.resize(this.current.size);
     if (number + 1 < this.begins.length) this.piece(number + 1).catch(() => {});
   }
 
   async advance(at) {
+    if (!this.current) await this.join();
     for (;;) {
-      const events = this.current?.events ?? [];
+      const events = this.current.events;
       let last = null;
       while (this.place < events.length && events[this.place][0] <= at) {
         const [, kind, what] = events[this.place++];
-        if (kind === "size") {
-          await last;
-          this.screen.resize(what);
-        } else last = this.screen.write(what);
+        if (kind === "out") {
+          last = this.screen.write(what);
+          continue;
+        }
+        await last;
+        if (kind === "size") this.screen.resize(what);
+        else this.screen.reset();
       }
       await last;
+      this.at = at;
       const more = this.place >= events.length && this.number + 1 < this.begins.length && this.begins[this.number + 1] <= at;
       if (!more) return;
       await this.begin(this.number + 1);
@@ -97,8 +121,29 @@ class TerminalView {
   }
 
   next() {
-    return this.current?.events[this.place]?.[0] ?? this.begins[this.number + 1] ?? Infinity;
+    if (!this.current) return this.at; // it is not known yet
+    return this.current.events[this.place]?.[0] ?? this.begins[this.number + 1] ?? Infinity;
   }
+}
+
+// The bytes of a letter of UTF-8 that the events before a place have begun and not ended.
+function unfinished(piece, place) {
+  let tail = piece.rest;
+  for (let n = Math.max(place - 4, 0); n < place; n++) if (piece.events[n][1] === "out") tail = joined(tail, piece.events[n][2]);
+  for (let back = 1; back <= Math.min(tail.length, 3); back++) {
+    const byte = tail[tail.length - back];
+    if ((byte & 0xc0) === 0x80) continue;
+    const length = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1;
+    return length > back ? tail.subarray(tail.length - back) : new Uint8Array();
+  }
+  return new Uint8Array();
+}
+
+function joined(one, other) {
+  const both = new Uint8Array(one.length + other.length);
+  both.set(one);
+  both.set(other, one.length);
+  return both.slice(-4);
 }
 
 class QueriesView {
@@ -199,6 +244,7 @@ class Player {
     slider.setAttribute("aria-valuetext", text);
     slider.style.setProperty("--x", `${(this.at / Math.max(this.duration, 1)) * slider.clientWidth}px`);
     said("link").href = `?at=${(this.at / 1e6).toFixed(1)}`;
+    if (said("still")) said("still").href = `${base}/stills/${Math.floor(this.at)}`;
     let current = null;
     for (const one of this.log) {
       if (one.at > this.at) break;
@@ -243,6 +289,45 @@ function heat(overview) {
   });
 }
 
+// A small picture of what was shown where the pointer is: each is asked for once, when the pointer rests there.
+class Thumbs {
+  constructor(slider, duration) {
+    this.figure = said("thumb");
+    this.known = new Map();
+    if (!this.figure) return;
+    slider.addEventListener("pointermove", (event) => {
+      const box = slider.getBoundingClientRect(), share = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1);
+      clearTimeout(this.waiting);
+      const at = Math.floor(((Math.min(Math.floor(share * THUMBS), THUMBS - 1) + 0.5) / THUMBS) * duration);
+      this.waiting = setTimeout(() => this.show(at, share * duration, event.clientX - box.left), this.known.has(at) ? 0 : REST_MS);
+    });
+    slider.addEventListener("pointerleave", () => this.hide());
+  }
+
+  hide() {
+    clearTimeout(this.waiting);
+    this.at = null;
+    this.figure.hidden = true;
+  }
+
+  async show(at, moment, left) {
+    this.at = at;
+    if (!this.known.has(at)) this.known.set(at, get(`/thumbs/${at}`).then(async (answer) => (answer.status === 204 ? "" : URL.createObjectURL(await answer.blob()))));
+    const address = await this.known.get(at).catch(() => {
+      this.known.delete(at);
+      return "";
+    });
+    if (this.at !== at) return; // the pointer has gone on
+    const picture = this.figure.querySelector("img");
+    picture.hidden = !address;
+    if (address && picture.getAttribute("src") !== address) picture.src = address;
+    this.figure.querySelector("figcaption").textContent = clock(moment);
+    this.figure.hidden = false;
+    const room = this.figure.parentElement.clientWidth - this.figure.offsetWidth;
+    this.figure.style.setProperty("--x", `${Math.min(Math.max(left - this.figure.offsetWidth / 2, 0), room)}px`);
+  }
+}
+
 function wire(player, overview) {
   const slider = document.querySelector(".timeline");
   slider.setAttribute("aria-valuemax", (player.duration / 1e6).toFixed(1));
@@ -261,11 +346,16 @@ function wire(player, overview) {
     pointed(event);
   });
   slider.addEventListener("pointermove", (event) => event.buttons && pointed(event));
+  const full = () => (document.fullscreenElement ? document.exitFullscreen() : stage.parentElement.requestFullscreen());
   const toggle = () => (player.playing ? player.pause() : player.play().catch(wrong));
-  slider.addEventListener("keydown", (event) => {
+  new Thumbs(slider, player.duration);
+  addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.altKey || event.metaKey) return;
+    if (event.target.closest("input, select, textarea, button, a, summary, .feed, .queries")) return;
     const to = { ArrowLeft: player.at - STEP_US, ArrowRight: player.at + STEP_US, PageDown: player.at - 6 * STEP_US,
                  PageUp: player.at + 6 * STEP_US, Home: 0, End: player.duration }[event.key];
     if (event.key === " ") toggle();
+    else if (event.key === "f") full();
     else if (to !== undefined) seek(to);
     else return;
     event.preventDefault();
@@ -273,7 +363,7 @@ function wire(player, overview) {
   control("play").addEventListener("click", toggle);
   control("volume")?.addEventListener("input", (event) => player.view.sound.volume(Number(event.target.value) / 100));
   control("mute")?.addEventListener("change", (event) => player.view.sound.volume(event.target.checked ? 0 : Number(control("volume").value) / 100));
-  control("full").addEventListener("click", () => stage.requestFullscreen());
+  control("full").addEventListener("click", full);
   control("find").addEventListener("input", (event) => player.find(event.target.value.trim().toLowerCase()));
   addEventListener("resize", () => {
     heat(overview);
@@ -285,6 +375,8 @@ function wire(player, overview) {
 
 try {
   const overview = await (await get("")).json();
+  said("note").textContent = overview.note;
+  said("note").hidden = !overview.note;
   const view = new { terminal: TerminalView, desktop: DesktopView, queries: QueriesView }[stage.dataset.kind](overview, get, stage);
   const player = new Player(overview, view);
   window.proxyd = { player, view, screen: view.screen };

@@ -1,6 +1,7 @@
 // A terminal on the page: it shows, and says nothing back. Its letters are as large as the place for it allows.
 
 import "./csp.js";
+import { Unicode11Addon } from "@xterm/addon-unicode11";
 import { Terminal } from "@xterm/xterm";
 
 const FONT = 'ui-monospace, "Cascadia Mono", "DejaVu Sans Mono", Menlo, Consolas, monospace';
@@ -12,8 +13,10 @@ export class Screen {
     this.place = place;
     this.terminal = new Terminal({
       cols: USUAL[0], rows: USUAL[1], disableStdin: true, cursorBlink: false, scrollback: 0, fontFamily: FONT, fontSize: 14,
-      screenReaderMode: true, linkHandler: { activate() {} }, theme: { background: "#10131a", foreground: "#e6e9ef" },
+      screenReaderMode: true, allowProposedApi: true, linkHandler: { activate() {} }, theme: { background: "#10131a", foreground: "#e6e9ef" },
     });
+    this.terminal.loadAddon(new Unicode11Addon());
+    this.terminal.unicode.activeVersion = "11"; // else an emoji is half as wide as programs think
     this.terminal.open(place);
     new ResizeObserver(() => this.fit()).observe(place.parentElement);
   }

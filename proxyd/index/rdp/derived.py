@@ -20,7 +20,7 @@ from proxyd.index.rdp.keys import Keys
 from proxyd.index.rdp.screen import Screen
 from proxyd.index.rdp.typed import Line, Lines
 from proxyd.index.sound import Sound
-from proxyd.index.told import told
+from proxyd.index.told import logged, told
 from proxyd.recorder.record import Kind, Record
 from proxyd.recorder.sidecar import Derived, Item, Keyframe, packed
 
@@ -52,6 +52,8 @@ class Session:
         """Take the next record; gives what was derived, and what it painted."""
         self.seq, self.at_us = record.seq, record.at_us
         items = self._heat.feed(record) + told(record)
+        if record.kind is not Kind.REFUSED:  # what a block refused stands among the lines that were typed
+            items += logged(record)
         painted = self.screen.feed(record)
         items += [_typed(line) for stroke in self._keys.feed(record) for line in self._lines.feed(stroke)]
         items += self._sounds.feed(record)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from proxyd.cuts import Cuts
 from proxyd.index.area import Area
 from proxyd.index.heat import Heat
 from proxyd.index.terminal.commands import Commands
 from proxyd.index.terminal.terminals import Terminals
 from proxyd.index.terminal.text import Text
-from proxyd.index.told import told
+from proxyd.index.told import logged, told
 from proxyd.recorder.record import Kind, Record
 from proxyd.recorder.sidecar import Derived, Item, Keyframe, packed
 
@@ -31,7 +32,7 @@ class Session:
         self.terminals = Terminals.resumed(keyframe.state()) if keyframe else Terminals()
         self.seq = self.at_us = 0
         self._only_shows = keyframe is not None
-        self._heat, self._text, self._commands = Heat(), Text(), Commands()
+        self._heat, self._text, self._commands, self._cuts = Heat(), Text(), Commands(), Cuts()
         self._keyframe_us = self._bytes = 0
 
     @property
@@ -45,7 +46,9 @@ class Session:
         if self._only_shows:
             self.terminals.feed(record)
             return [], []
-        items = self._heat.feed(record) + told(record)
+        items = self._heat.feed(record) + told(record) + logged(record)
+        if cut := self._cuts.feed(record):
+            items.append(cut.item())
         if record.kind is Kind.CHANNEL and record.body.get("event") == "close":
             items += self._closed(record.channel)
         items += self._commands.feed(record, self.terminals.screens.get(record.channel))

@@ -95,15 +95,23 @@ def _parts(line: list[Run]) -> Iterator[tuple[Style, str]]:
 def _coloured(line: list[Run]) -> str:
     shown, before = "", PLAIN
     for style, part in _parts(line):
-        shown += ("" if style == before else f"\x1b[{_sgr(style)}m") + part
+        shown += ("" if style == before else f"\x1b[{sgr(style)}m") + part
         before = style
     return shown if before == PLAIN else f"{shown}\x1b[0m"
 
 
-def _sgr(style: Style) -> str:
+def sgr(style: Style) -> str:
+    """Give the parameters of SGR (ECMA-48 8.3.117) that set a style, whatever was set before."""
     codes = ["0", *(code for bit, code in _SGR if style.attributes & bit)]
-    codes += _shade(style.foreground, 30) + _shade(style.background, 40)
+    codes += [f"4:{style.line}"] if style.line else []
+    codes += _shade(style.foreground, 30) + _shade(style.background, 40) + _line_shade(style.line_colour)
     return ";".join(codes)
+
+
+def _line_shade(colour: int) -> list[str]:
+    if colour == DEFAULT:
+        return []
+    return _shade(colour, 50) if colour >= DIRECT else ["58", "5", str(colour)]
 
 
 def _shade(colour: int, base: int) -> list[str]:

@@ -79,6 +79,17 @@ def fitting(columns: int, rows: int, width: int, height: int) -> int:
     return LEAST_PX
 
 
+def picture(page: Page, width: int, height: int) -> Image.Image:
+    """Paint a page into so many pixels at most: letters no larger than usual, and one that has none so small scaled down."""
+    sheet = Sheet(page.columns, page.rows, min(fitting(page.columns, page.rows, width, height), LETTERS_PX))
+    sheet.show(page)
+    ratio = min(width / sheet.image.width, height / sheet.image.height)
+    if ratio >= 1:
+        return sheet.image
+    size = max(round(sheet.image.width * ratio), 1), max(round(sheet.image.height * ratio), 1)
+    return sheet.image.resize(size, Image.Resampling.BOX)
+
+
 class Sheet:
     """The picture of a terminal of one size; `image` is what was painted last. For one terminal, and one thread."""
 

@@ -13,7 +13,8 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from proxyd.errors import FormatError
-from proxyd.index.terminal.screen import ScreenError, ScreenModel
+from proxyd.index.terminal.cells import ScreenError
+from proxyd.index.terminal.screen import ScreenModel
 from proxyd.recorder.record import Kind, Record
 from proxyd.recorder.stage import Stage
 

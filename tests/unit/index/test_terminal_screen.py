@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxyd.index.terminal.cells import ScreenError
 from proxyd.index.terminal.screen import (
     COLUMNS,
     MAX_COLUMNS,
     MAX_ROWS,
     ROWS,
     UNFINISHED,
-    ScreenError,
     ScreenModel,
 )
 from proxyd.page import DEFAULT, DIRECT, PLAIN, Attribute, Cursor, Run, Style

@@ -1,0 +1,134 @@
+"""A jump in the player against playing from the beginning: xterm.js holds the same cells, cursor and screens beneath.
+
+Real programs through a real SSH session, in a real Chromium. What is compared is xterm.js's own buffer, cell by cell.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.e2e.console_lab import ConsoleLab, shot
+from tests.e2e.test_terminal_screens import ENDS, PROGRAMS, SSH, answered, settled
+from tests.peers import Terminal, eventually
+
+pytestmark = [pytest.mark.mission("M6", "M12"), pytest.mark.timeout(600)]
+
+SEED = 11
+MOST_COLUMNS, MOST_ROWS = 320, 200  # of a small picture
+PNG = b"\x89PNG\r\n\x1a\n"
+# A terminal's buffers as text: of each cell its characters, width, colours and attributes; where the cursor is.
+DUMP = """() => {
+    const terminal = proxyd.screen.terminal, active = terminal.buffer.active;
+    const shade = (cell, of) => (cell[`is${of}Default`]() ? '' : cell[`is${of}RGB`]() ? 'r' : 'p') + (cell[`is${of}Default`]() ? '' : cell[`get${of}Color`]());
+    const marks = ['Bold', 'Italic', 'Dim', 'Underline', 'Blink', 'Inverse', 'Invisible', 'Strikethrough', 'Overline'];
+    const rows = (buffer) => Array.from({length: terminal.rows}, (_, y) => {
+        const line = buffer.getLine(buffer.baseY + y);
+        return Array.from({length: terminal.cols}, (_, x) => {
+            const cell = line.getCell(x);
+            return [cell.getChars(), cell.getWidth(), shade(cell, 'Fg'), shade(cell, 'Bg'), marks.filter((one) => cell[`is${one}`]()).join()].join('|');
+        }).join('\\n');
+    });
+    return {size: [terminal.cols, terminal.rows], at: [active.cursorX, active.cursorY], alternate: active.type,
+            active: rows(active), beneath: active.type === 'alternate' ? rows(terminal.buffer.normal) : []};
+}"""
+STRAIGHT = f"""async (moments) => {{
+    const view = proxyd.view, dump = {DUMP}, found = [];
+    view.forget(); view.screen.reset();
+    await view.begin(0);
+    view.screen.resize(view.current.size);
+    for (const at of moments) {{ await view.advance(at); found.push(dump()); }}
+    return found;
+}}"""
+# To each moment by a jump with nothing at hand, and from there on to the next one.
+JUMPING = f"""async (moments) => {{
+    const view = proxyd.view, dump = {DUMP}, jumped = [], gone = [];
+    for (const [n, at] of moments.entries()) {{
+        view.forget(); view.pieces.clear();
+        await proxyd.player.seek(at);
+        jumped.push(dump());
+        if (n + 1 < moments.length) {{ await view.advance(moments[n + 1]); gone.push(dump()); }}
+    }}
+    return [jumped, gone];
+}}"""
+
+
+def worked(lab: ConsoleLab, directory: Path, names: list[str]) -> str:
+    """Use some programs in a shell, one after the other; gives the session once its index is there."""
+    proxyd = lab.lab.proxyd
+    (directory / "numbers").write_text("".join(f"line {number} of the file\n" for number in range(1, 400)))
+    before, at = proxyd.ids(), lab.lab.proxied(directory)
+    colours = r"printf '\033[31mred\033[0m \033[1;4:3;58;5;9mcurly\033[0m wide 字 e\314\201 \360\237\230\200 smile\n'"
+    commands = [f"cd {directory}; export LC_ALL=C.UTF-8", colours]
+    commands += [f"{PROGRAMS[name][0]}; echo {name}-is-over" for name in names]
+    argv = SSH.argv(at, "-q", "-e", "none", command="; ".join(commands), terminal=True)
+    with Terminal(argv, env=SSH.env(at) | {"SHELL": "/bin/sh"}, rows=30, columns=100) as terminal:
+        for name in names:
+            _, first, keys = PROGRAMS[name]
+            terminal.expect(first)
+            settled(terminal)
+            for key in keys:
+                terminal.type(key)
+                answered(terminal)
+            terminal.type(ENDS[name])
+            terminal.expect(f"{name}-is-over")
+        assert terminal.wait() == 0
+    session = str(proxyd.newest(before)["id"])
+    eventually("an index of the session", (proxyd.recording(session).path / "index.pxi").exists, within_s=30)
+    return session
+
+
+def played(page: Page, lab: ConsoleLab, session: str) -> None:
+    page.goto(f"{lab.console.url}/sessions/{session}/play")
+    expect(page.locator("[data-said=status]")).to_have_text("")
+    expect(page.locator("[data-said=wrong]")).to_be_hidden()
+
+
+def differing(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """Say where two dumps differ; "" when they are equal."""
+    for name in ("size", "at", "alternate"):
+        if one[name] != other[name]:
+            return f"{name}: {one[name]} is not {other[name]}"
+    for name in ("active", "beneath"):
+        for row, (left, right) in enumerate(zip(one[name], other[name], strict=True)):
+            cells = zip(left.split("\n"), right.split("\n"), strict=True)
+            for column, (a, b) in enumerate(cells):
+                if a != b:
+                    return f"{name}, row {row}, column {column}: {a!r} is not {b!r}"
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [(["less", "vim"], 20), pytest.param(list(PROGRAMS), 1000, marks=pytest.mark.slow)],
+    ids=["some", "all"],
+)
+def test_a_jump_shows_what_playing_from_the_beginning_shows(names, count, console_lab, short):
+    session = worked(console_lab, short, names)
+    with console_lab.page() as page:
+        played(page, console_lab, session)
+        draw, duration = Random(SEED), page.evaluate("proxyd.player.duration")
+        moments = sorted(draw.randrange(duration + 1) for _ in range(count))
+        straight, jumped, gone = [], [], []
+        for begin in range(0, count, 50):
+            part = moments[begin : begin + 51]
+            straight += page.evaluate(STRAIGHT, part)[:50]
+            some, others = page.evaluate(JUMPING, part)
+            jumped, gone = jumped + some[:50], gone + others
+        shot(page, "player-jumped")
+    assert len({json.dumps(one) for one in straight}) > min(count // 4, 40), "hardly anything moved"
+    found = {
+        f"{kind} {at / 1e6:.6f}: {wrong}"
+        for kind, dumps, shown, times in (
+            ("at", jumped, straight, moments),
+            ("to", gone, straight[1:], moments[1:]),
+        )
+        for at, dump, one in zip(times, dumps, shown, strict=True)
+        if (wrong := differing(dump, one))
+    }
+    assert not found, sorted(found)[:20]
