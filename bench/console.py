@@ -65,7 +65,12 @@ def seeks(
     cold, warm = [], []
     for _ in range(count):
         at = draw.uniform(0, duration)
-        cold.append(page.evaluate("at => { proxyd.view.pieces.clear(); return proxyd.player.seek(at) }", at))
+        cold.append(
+            page.evaluate(
+                "at => { proxyd.view.pieces.clear(); proxyd.view.forget(); return proxyd.player.seek(at) }",
+                at,
+            )
+        )
         warm.append(page.evaluate("at => proxyd.player.seek(at)", at))
     return cold, warm
 

@@ -72,7 +72,8 @@ class Stage:
 
     def saved(self) -> list[Any]:
         """Give what `resumed` needs."""
-        return [self.shown, sorted(self.terminals), sorted(self.closed), sorted(self._sizes.items())]
+        sizes = [[channel, list(size)] for channel, size in sorted(self._sizes.items())]
+        return [self.shown, sorted(self.terminals), sorted(self.closed), sizes]
 
     @classmethod
     def resumed(cls, saved: Any) -> Self:

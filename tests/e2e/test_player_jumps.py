@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.e2e.console_lab import ConsoleLab, shot
+from tests.e2e.console_lab import ADMIN, OPERATOR, ConsoleLab, shot
 from tests.e2e.test_terminal_screens import ENDS, PROGRAMS, SSH, answered, settled
 from tests.peers import Terminal, eventually
 
@@ -132,3 +132,77 @@ def test_a_jump_shows_what_playing_from_the_beginning_shows(names, count, consol
         if (wrong := differing(dump, one))
     }
     assert not found, sorted(found)[:20]
+
+
+def test_pictures_of_moments_on_the_timeline_and_to_keep(console_lab, short):
+    session = worked(console_lab, short, ["vim"])
+    with console_lab.page() as page:
+        played(page, console_lab, session)
+        slider = page.get_by_role("slider", name="Time in the session")
+        box = slider.bounding_box()
+        thumb = page.locator("[data-said=thumb]")
+        expect(thumb).to_be_hidden()
+        page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 10)
+        expect(thumb.locator("img")).to_be_visible()
+        size = page.evaluate("(i => [i.naturalWidth, i.naturalHeight])(document.querySelector('.thumb img'))")
+        assert 100 < size[0] <= MOST_COLUMNS
+        assert 50 < size[1] <= MOST_ROWS
+        shot(page, "player-thumb")
+        asked = page.evaluate("performance.getEntriesByType('resource').length")
+        page.mouse.move(box["x"] + box["width"] * 0.5 + 1, box["y"] + 12)
+        page.mouse.move(10, 10)
+        expect(thumb).to_be_hidden()
+        assert page.evaluate("performance.getEntriesByType('resource').length") == asked, "asked for twice"
+
+        slider.press("End")
+        eventually("it is at the end", lambda: page.evaluate("proxyd.player.at === proxyd.player.duration"))
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Picture of this moment").click()
+        assert download.value.suggested_filename.startswith(session[:8])
+        assert Path(download.value.path()).read_bytes().startswith(PNG)
+    views = console_lab.lab.proxyd.call("show", session=session)["views"]
+    assert {(view["who"], view["kind"]) for view in views} == {(ADMIN, "replay"), (ADMIN, "log")}
+
+
+def test_keys_move_and_a_full_screen_has_them_too(console_lab, short):
+    session = worked(console_lab, short, ["less"])
+    with console_lab.page() as page:
+        played(page, console_lab, session)
+        at = lambda: page.evaluate("proxyd.player.at")  # noqa: E731
+        page.locator("h1").click()
+        page.keyboard.press("End")
+        eventually("it is at the end", lambda: at() == page.evaluate("proxyd.player.duration"))
+        page.keyboard.press("ArrowLeft")
+        eventually("it went back", lambda: at() < page.evaluate("proxyd.player.duration"))
+        page.keyboard.press("f")
+        eventually("it is on the full screen", lambda: page.evaluate("!!document.fullscreenElement"))
+        expect(page.get_by_role("slider", name="Time in the session")).to_be_visible()
+        page.keyboard.press("Home")
+        eventually("it is at the beginning", lambda: at() == 0)
+        page.keyboard.press("f")
+        eventually("it is on the page again", lambda: not page.evaluate("!!document.fullscreenElement"))
+        page.get_by_label("Search the log").fill("f 0 1")
+        assert at() == 0, "what is typed into a field moves nothing"
+
+
+def test_without_an_index_the_page_says_so_and_jumps_all_the_same(console_lab, short):
+    session = worked(console_lab, short, ["vim"])
+    (console_lab.lab.proxyd.recording(session).path / "index.pxi").unlink()
+    with console_lab.page() as page:
+        played(page, console_lab, session)
+        expect(page.locator("[data-said=note]")).to_contain_text("no index of this session")
+        expect(page.locator(".feed")).to_contain_text("pty-req")
+        moments = [page.evaluate("proxyd.player.duration") // 2]
+        (straight,), ((jumped,), _) = page.evaluate(STRAIGHT, moments), page.evaluate(JUMPING, moments)
+        assert not differing(jumped, straight)
+
+
+def test_nobody_without_the_permission_sees_a_moment(console_lab, short):
+    session = worked(console_lab, short, ["less"])
+    with console_lab.page(OPERATOR) as page:
+        page.goto(f"{console_lab.console.url}/sessions/{session}/play")
+        expect(page.locator("[data-said=wrong]")).to_contain_text("may not do this")
+        asked = """Promise.all(['screens', 'thumbs', 'stills'].map((one) =>
+            fetch(`${document.querySelector('.screen').dataset.recording}/${one}/1`).then((answer) => answer.status)))"""
+        assert page.evaluate(asked) == [403, 403, 403]
+    assert not console_lab.lab.proxyd.call("show", session=session)["views"]
