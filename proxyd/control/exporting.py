@@ -286,7 +286,7 @@ async def cancel(services: Services, caller: Caller, one: One) -> dict[str, Any]
     row = await services.exports.find(one.job)
     if row.person != caller.person:
         caller.require(Permission.EXPORTS)
-    row = await services.exports.cancel(row, caller.signed)
+    row = await services.exports.cancel(row, caller.name)
     await note(services, caller, "export-cancelled", session=row.session, export=row.id)
     return _shown(services, row)
 

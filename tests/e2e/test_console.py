@@ -382,9 +382,9 @@ def test_pages_are_for_everybody(console_lab, short):
     session = ended_session(console_lab, short, "echo shown")
     pages = [
         f"/sessions/{session}{part}"
-        for part in ("", "/logs", "/play", "/hold", "/auditors", "/request", "/drop")
+        for part in ("", "/logs", "/play", "/video", "/hold", "/auditors", "/request", "/drop")
     ]
-    lists = ["/", "/blocked", "/requests", "/search?text=x", "/no-such-page"]
+    lists = ["/", "/blocked", "/requests", "/exports", "/search?text=x", "/no-such-page"]
     found = []
     for scheme, paths in (("light", [*lists, *pages]), ("dark", ["/", *pages[:3]])):
         with console_lab.page(color_scheme=scheme) as page:

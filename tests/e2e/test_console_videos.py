@@ -9,12 +9,16 @@ import hashlib
 import os
 import re
 import signal
+import socket
+import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import expect
 
 from proxyd.recorder.catalog import Catalog
@@ -25,6 +29,7 @@ from tests.e2e.console_lab import ADMIN, AUDITOR, NOBODY, WAIT_MS, ConsoleLab, c
 from tests.e2e.lab import RUNNING, make_lab
 from tests.peers import eventually
 from tests.peers.console import PASSWORD, Client, Console
+from tests.peers.endpoint import HOST
 from tests.peers.longtape import listed, typed_and_shown, wound
 from tests.peers.mailbox import Mailbox, mail_server
 
@@ -88,6 +93,30 @@ def films(shared: Path) -> Iterator[Films]:
     RUNNING.remove(lab)
 
 
+@contextmanager
+def slowly(console: Console, client: Client, path: str) -> Iterator[ssl.SSLSocket]:
+    """Ask for a file on a connection that takes little at a time: the kernels hold some megabytes of it, and no more."""
+    context = ssl.create_default_context(cafile=str(console.proxyd.home / "keys" / "tls.crt"))
+    cookies = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+    with socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        plain.settimeout(30)
+        plain.connect((HOST, console.port))
+        with context.wrap_socket(plain, server_hostname=HOST) as line:
+            line.sendall(
+                f"GET {path} HTTP/1.1\r\nhost: {HOST}:{console.port}\r\ncookie: {cookies}\r\n\r\n".encode()
+            )
+            yield line
+
+
+def rest(line: ssl.SSLSocket) -> int:
+    """How many bytes come until the console ends it."""
+    count = 0
+    while data := line.recv(1 << 16):
+        count += len(data)
+    return count
+
+
 def test_session_video_generate_video_for_download(films: Films, tmp_path: Path) -> None:
     url = films.at.console.url
     with films.at.page(AUDITOR) as page:
@@ -139,6 +168,15 @@ def test_session_video_generate_video_for_download(films: Films, tmp_path: Path)
     with av.open(taken) as film:
         assert film.duration == pytest.approx(SECONDS * 1_000_000, abs=200_000)
 
+    # A download that was begun ends when its person may see the session no longer.
+    client = films.at.console.signed_in(AUDITOR)
+    with slowly(films.at.console, client, f"/exports/{job}/file") as line:
+        assert b" 200 " in line.recv(1000)
+        films.at.lab.proxyd.call("set-auditors", session=SESSION, people=[ADMIN])
+        assert 0 < rest(line) < films.row(job)["size"]
+    assert client.get(f"/exports/{job}/file").status == 403
+    films.at.lab.proxyd.call("set-auditors", session=SESSION, people=[])
+
     with films.at.page(ADMIN) as page:  # another user, of more power: refused, and in the ledger
         page.goto(link)
         expect(page.get_by_role("heading", name="mp4 of")).to_be_visible()
@@ -150,7 +188,7 @@ def test_session_video_generate_video_for_download(films: Films, tmp_path: Path)
         expect(page.get_by_role("heading", name="You may not do this")).to_be_visible()
         shot(page, "export-of-somebody-else")
     seen = films.at.lab.proxyd.call("show", session=SESSION)["views"]
-    assert [(one["who"], one["kind"]) for one in seen if one["kind"] == "download"] == [(AUDITOR, "download")]
+    assert [one["who"] for one in seen if one["kind"] == "download"] == [AUDITOR, AUDITOR]
     log = (films.at.lab.proxyd.home / "state" / "ledger").read_text()
     assert log.count('"kind":"export-refused"') == 2
 
@@ -185,6 +223,36 @@ def test_without_scripts_it_is_followed_cancelled_and_taken_in_parts(films: Film
     other = films.at.console.signed_in(ADMIN)
     assert job in other.get("/exports?person=audr").text
     assert other.get(path).status == 403
+
+
+@pytest.mark.slow
+def test_pages_about_exports_are_for_everybody(films: Films) -> None:
+    """axe-core finds nothing on them, in light or dark, with one that waits, one at work, one that is ready and one that failed."""
+    client = films.at.console.signed_in(ADMIN)
+    ready = films.ask(client, "asciicast")
+    eventually("it is ready", lambda: films.row(ready)["state"] == "done", within_s=60)
+    gone = films.ask(client, "webm")
+    client.get("/exports")
+    assert client.post(f"/exports/{gone}/cancel", {}).status == 303
+    jobs = [films.ask(client), films.ask(client)]
+    eventually("one is at work", lambda: films.row(jobs[0])["percent"] > 3, within_s=60)
+    paths = ["/exports", f"/exports/{jobs[0]}", f"/exports/{jobs[1]}", f"/exports/{gone}", f"/exports/{ready}",
+             f"/exports/{ready}/verify", f"/sessions/{SESSION}", f"/sessions/{SESSION}/video"]  # fmt: skip
+    found = []
+    for scheme in ("light", "dark"):
+        with films.at.page(ADMIN, color_scheme=scheme) as page:
+            for number, path in enumerate(paths):
+                page.goto(films.at.console.url + path)
+                shot(page, f"exports-{scheme}-{number}")
+                page.evaluate(AXE_SCRIPT + "; null")
+                wrong = page.evaluate(
+                    "axe.run().then((done) => done.violations.map((one) => [one.id, one.nodes[0].html]))"
+                )
+                found += [(scheme, path, *one) for one in wrong]
+    client.get("/exports")
+    for job in jobs:
+        client.post(f"/exports/{job}/cancel", {})
+    assert not found
 
 
 def makers(job: str) -> list[int]:

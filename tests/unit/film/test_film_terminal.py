@@ -93,11 +93,17 @@ def at_work(seconds: int = 60) -> Tape:
 
 
 def made(
-    path: Path, records: list[Record], form: str = "webm", channel: int | None = None, *, keys: bool = False
+    path: Path,
+    records: list[Record],
+    form: str = "webm",
+    channel: int | None = None,
+    *,
+    keys: bool = False,
+    pause_us: int | None = None,
 ) -> Made:
     lasted_us = records[-1].at_us
     recording: Any = SimpleNamespace(records=lambda: iter(records), duration_us=lasted_us, started_at=1.0)
-    task = Task(form, "ssh", lasted_us, 1000, keys=keys, channel=channel)
+    task = Task(form, "ssh", lasted_us, 1000, keys=keys, channel=channel, pause_us=pause_us)
     return make(Run(Output("proxyctl")), recording, task, path)
 
 
@@ -264,3 +270,20 @@ def test_a_film_without_keys_has_no_subtitles(tmp_path: Path) -> None:
     made(tmp_path / "x", in_bash().records)
     with av.open(tmp_path / "x") as film:
         assert not film.streams.subtitles
+
+
+@pytest.mark.parametrize("form", ["webm", "mp4"])
+def test_pauses_are_cut_to_what_was_asked_and_nothing_else(tmp_path: Path, form: str) -> None:
+    tape = Tape().pty().out(b"one\r\n", after_us=SECOND).out(b"two\r\n", after_us=100 * SECOND)
+    tape.add(Kind.FINDING, {"code": "x", "severity": "low", "text": "found"}, 0, SECOND)
+    tape.out(b"three\r\n", after_us=500_000)
+    tape.add(Kind.END, {"reason": "closed", "by": "", "error": ""}, 0, 3600 * SECOND)
+    told = made(tmp_path / "x", tape.records, form, pause_us=2 * SECOND)
+    assert told.lasts_us == pytest.approx(6_500_000, abs=10_000)
+    with av.open(tmp_path / "x") as film:
+        assert film.duration == pytest.approx(6_500_000, abs=200_000)
+        assert [round(one["start"] * one["time_base"]) for one in film.chapters()] == [0, 4]
+        frames = [(float(frame.time), frame.to_image()) for frame in film.decode(video=0)]
+    for then_s, at_us in ((2.5, 50 * SECOND), (3.5, 101 * SECOND + 500_000), (6.0, 3000 * SECOND)):
+        shown = [image for at_s, image in frames if at_s <= then_s][-1]
+        assert differing(shown, middle(replayed(tape.records, at_us))) <= CLOSE
