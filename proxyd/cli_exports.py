@@ -88,10 +88,10 @@ class Job:
             self.wait()
 
     def lines(self, given: Iterable[str]) -> Iterator[str]:
-        """Yield these lines, as long as nobody ends it."""
+        """Yield these lines, as long as nobody ends it and the disk has room: how many there are nobody knows."""
         for count, line in enumerate(given):
             if count % LOOK_LINES == 0:
-                self.look()
+                self._call("export-told", percent=self._percent)
             yield line
 
     def seal(self, target: Path, duration_us: int, *, keys: bool) -> Callable[[Path], None]:

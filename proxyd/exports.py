@@ -12,7 +12,9 @@ Rule 3: a daemon that stops, however it does, loses no job: after its next start
         they were. Of a job of somebody's own that is not back within REJOIN_S the maker is gone: it is lost.
 Rule 4: none of these leaves a file under its final name, nor below `[export] directory` a part of one.
 Rule 5: only who began a job says how far it is, and that it ended.
-Rule 6: what is below `[export] directory` goes after `keep_days`, and with its recording; what is elsewhere is its owner's.
+Rule 6: sessions come first: where an export would take the room that recordings need, it ends; and of one person MOST jobs
+        wait or work at most.
+Rule 7: what is below `[export] directory` goes after `keep_days`, and with its recording; what is elsewhere is its owner's.
 """
 
 from __future__ import annotations
@@ -33,13 +35,17 @@ from proxyd.errors import ProxydError
 from proxyd.recorder.exported import manifest_of
 from proxyd.recorder.forms import APART
 from proxyd.recorder.jobs import ENDS, JobRow, Jobs, State
+from proxyd.recorder.store import free_bytes
 
 if TYPE_CHECKING:
     from proxyd.config import Export
 
 WENT: Final = "its process ended without a word"
+FULL: Final = "the disk has no room for it beside the recordings of sessions"
 STOPPED: Final = "the daemon stopped before it was finished, and its process is gone"
 TRIES: Final = 5  # makers of an unattended job: a machine that is started anew four times on one day
+MOST: Final = 20  # jobs of one person at a time: a day's sessions of somebody under review
+ROOM: Final = 2  # times what recordings have in reserve: below once that sessions are refused
 REJOIN_S: Final = 60.0  # its maker asks twice a second whether the daemon is back
 LOOK_S: Final = 5.0
 SWEEP_S: Final = 60.0  # between two looks for files whose time has come
@@ -114,12 +120,21 @@ class Exports:
             await self._settle(job, State.LOST, error=STOPPED)
 
     async def sweep(self) -> None:
-        """Remove files whose time has come (rule 6)."""
+        """Remove files whose time has come (rule 7)."""
         before = time.time() - self._settings.keep_days * DAY_S if self._settings.keep_days else 0.0
         for row in await trio.to_thread.run_sync(self._jobs.due, before):
             if self._is_ours(row) and await self._remove(row):
                 await trio.to_thread.run_sync(self._jobs.removed, row.id)
                 _log.info("export removed", export=row.id, session=row.session, form=row.form)
+
+    async def lacks_room(self, job: Job, reserve: int) -> bool:
+        """Tell whether a job leaves too little of the disk to recordings, which have so many bytes in reserve (rule 6)."""
+        if not self._is_ours(job.row):
+            return False
+        try:
+            return await trio.to_thread.run_sync(_free_bytes, self._settings.directory) < ROOM * reserve
+        except OSError:
+            return False  # not there: the maker will say so
 
     def goes_at(self, row: JobRow) -> float | None:
         """Say when the file of a job is removed by itself; None: with its recording, or not by us."""
@@ -129,7 +144,12 @@ class Exports:
         return row.ended_at + days * DAY_S
 
     async def ask(self, **asked: Any) -> JobRow:
-        """Keep a new unattended job, for the next maker; `asked`: session, who, person, address, form, settings."""
+        """Keep a new unattended job, for the next maker; `asked`: session, who, person, address, form, settings.
+
+        Raises NoJob when this person has too many (rule 6).
+        """
+        if sum(job.row.person == asked["person"] for job in self._live.values()) >= MOST:
+            raise NoJob(f"{MOST} exports of yours wait or are at work: let some end, or cancel them")
         name = uuid.uuid4().hex
         path = self._settings.directory / asked["session"] / f"{name}.{asked['form']}"
         return (await self._add(name, path=str(path), unattended=True, **asked)).row
@@ -306,6 +326,11 @@ class Exports:
         states = [one.row.state for one in self._live.values()]
         for state in set(State) - ENDS:
             metrics.EXPORTS.labels(state=state).set(states.count(state))
+
+
+def _free_bytes(directory: Path) -> int:
+    """Give the bytes that are free where a directory is, or will be. Raises OSError."""
+    return free_bytes(next(one for one in (directory, *directory.parents) if one.exists()))
 
 
 def _remove(path: Path) -> None:

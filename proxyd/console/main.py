@@ -149,4 +149,5 @@ async def _reload(path: Path, site: Site) -> None:
     if site.door is not None:
         site.door.reconfigure(config.admission)
     site.signins.keep(config.users.__contains__)
+    site.videos.makers.allow(config.export.jobs)
     _log.info("reloaded", users=len(config.users))

@@ -44,6 +44,10 @@ class Makers:
         """End all that is made, and begin nothing more (rule 3)."""
         self._scope.cancel()
 
+    def allow(self, heavy: int) -> None:
+        """Let so many films and replays be made at once from now on."""
+        self._places[True] = heavy
+
     def wake(self) -> None:
         """Look now: somebody has asked."""
         self._woken.set()

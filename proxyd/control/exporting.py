@@ -25,7 +25,7 @@ from proxyd.control.noting import note
 from proxyd.control.permissions import Permission, acting_roles
 from proxyd.control.seeing import admit, refuse_unreadable
 from proxyd.errors import FormatError, ProxydError
-from proxyd.exports import Job
+from proxyd.exports import FULL, Job
 from proxyd.governance.notices import Event, Notice
 from proxyd.governance.permissions import allowed
 from proxyd.governance.rules import Sight
@@ -157,6 +157,7 @@ async def _work(services: Services, job: Job, send: Send, opens: Opens) -> None:
         await send({"job": job.row.id, "before": exports.before(job), "export": _shown(services, job.row)})
         async with exports.place(job):
             try:
+                await _refuse_crowded(services, job)
                 opened = await opens(job.row.session)
             except ProxydError as error:
                 await exports.end(job, str(error))
@@ -185,7 +186,19 @@ async def waiting(services: Services, _caller: Caller, _: msgspec.Struct) -> dic
 async def told(services: Services, caller: Caller, progress: Told) -> dict[str, Any]:
     """Take in how far a job is."""
     services.exports.told(progress.job, caller.signed, progress.percent)
+    job = services.exports.mine(progress.job, caller.signed)
+    try:
+        await _refuse_crowded(services, job)
+    except ControlError as error:
+        await services.exports.end(job, str(error))
+        raise
     return {}
+
+
+async def _refuse_crowded(services: Services, job: Job) -> None:
+    """Return when there is room for the file of a job. Raises ControlError."""
+    if await services.exports.lacks_room(job, services.config.recording.reserve_bytes):
+        raise ControlError(Code.REFUSED, FULL)
 
 
 async def sign(services: Services, caller: Caller, file: Sign) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from unit.control.test_recordings import SESSION_ID, recorded
 
 from proxyd.config import Export, Mail, Notify, Review, User
 from proxyd.control.client import Client, ControlError, Stream
-from proxyd.exports import DAY_S, TRIES, Exports
+from proxyd.exports import DAY_S, FULL, MOST, TRIES, Exports
 from proxyd.recorder.exported import manifest_of
 from proxyd.recorder.forms import Settings, settle
 from proxyd.recorder.jobs import Jobs
@@ -200,6 +201,32 @@ def test_an_operator_who_may_not_and_one_who_is_nobody_ask_in_vain(people: Any, 
     played.operate_as("System Administrator", name="root")
     with pytest.raises(ControlError, match="exports are made for users of the proxy"):
         asked(people, "")
+
+
+def test_of_one_person_so_many_wait_and_no_more(people: Any) -> None:
+    jobs = [asked(people)["id"] for _ in range(MOST)]
+    with pytest.raises(ControlError, match="let some end"):
+        asked(people)
+    assert asked(people, "bob")["state"] == "queued"
+    people("ann").call("export-cancel", job=jobs[0])
+    assert asked(people)["state"] == "queued"
+
+
+def test_recordings_have_the_disk_first(people: Any, makers: Any, played: Any) -> None:
+    job = asked(people)["id"]
+    stream = makers(job)
+    assert frame(stream)["job"] == job
+    assert frame(stream)["go"]
+    people("ann").call("export-told", job=job, percent=1)
+    played.config.recording = SimpleNamespace(reserve_bytes=1 << 60)
+    with pytest.raises(ControlError, match="no room for it"):
+        people("ann").call("export-told", job=job, percent=2)
+    assert (one(people, job)["state"], one(people, job)["error"]) == ("failed", FULL)
+    late = asked(people)["id"]
+    stream = makers(late)
+    assert frame(stream)["job"] == late
+    with pytest.raises(ControlError, match="no room for it"):
+        frame(stream)
 
 
 # ---------------------------------------------------------------- whose they are
