@@ -19,6 +19,7 @@ NOT_SCRIPTS = (
     "database",
     "desk",
     "desktop",
+    "flood",
     "mitm_mended",
     "rdp_decode",
     "rdp_idle",

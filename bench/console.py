@@ -1,7 +1,7 @@
-"""The web console: how late a browser sees a live terminal, how long a jump in the player takes, what a flood costs sessions.
+"""The web console: how late a browser sees a live terminal, how long a jump in the player takes.
 
 Promise: what leaves the target's terminal is drawn in the browser within 200 ms (99th percentile); a jump in the player shows
-its moment within 100 ms (median) with nothing cached; a session echoes within 20 ms of its usual while the console is flooded.
+its moment within 100 ms (median) with nothing cached.
 
 The browser is Debian's Chromium on the same processors, without a graphics card; the target's clock and the browser's are one.
 A lag ends with the frame after xterm.js has taken the output. The session that is played is short: one piece of its recording.
@@ -9,14 +9,10 @@ A lag ends with the frame after xterm.js has taken the output. The session that 
 
 from __future__ import annotations
 
-import contextlib
 import random
 import shutil
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
@@ -28,11 +24,9 @@ from tests.peers.console import Console
 
 WATCH_S, WATCH_QUICK_S = 30, 6
 SEEKS, SEEKS_QUICK = 60, 15
-ECHOES, ECHOES_QUICK = 600, 150
-FLOODERS = 4
 PLAYED_S = 12
 TICKS = "import time\nfor n in range({count}): print('\\033[3%dmtick %d\\033[0m' % (n % 8, n), flush=True); time.sleep(.05)"
-LAG_P99_MS, SEEK_P50_MS, ECHO_MS = 200, 100, 20
+LAG_P99_MS, SEEK_P50_MS = 200, 100
 
 
 def ticking(seconds: float) -> str:
@@ -75,46 +69,8 @@ def seeks(
     return cold, warm
 
 
-def echoes(lab: Lab, directory: Path, count: int) -> list[float]:
-    """Milliseconds from a typed line to its echo."""
-    found = []
-    with held(lab, directory, "exec cat") as (client, _):
-        assert client.stdin
-        assert client.stdout
-        for number in range(count):
-            began = time.perf_counter()
-            client.stdin.write(b"%d\n" % number)
-            client.stdin.flush()
-            client.stdout.readline()
-            found.append((time.perf_counter() - began) * 1e3)
-            time.sleep(0.005)
-    return found
-
-
-@contextlib.contextmanager
-def flooded(console: Console) -> Iterator[list[int]]:
-    """Have the console asked for its first page by so many at once, each over a connection of its own."""
-    over, counts = threading.Event(), [0] * FLOODERS
-
-    def flood(number: int) -> None:
-        while not over.is_set():
-            with contextlib.suppress(OSError):
-                console.ask("GET", "/sign-in")
-            counts[number] += 1
-
-    threads = [threading.Thread(target=flood, args=(number,), daemon=True) for number in range(FLOODERS)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield counts
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join(30)
-
-
 def measure(rig: Rig) -> Report:
-    """Lags, jumps, and echoes beside a flood."""
+    """Lags and jumps."""
     report = Report("console")
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -135,15 +91,9 @@ def measure(rig: Rig) -> Report:
             rig.calm()
             cold, warm = seeks(lab, console, page, directory, rig.pick(SEEKS_QUICK, SEEKS))
             browser.close()
-            rig.calm()
-            count = rig.pick(ECHOES_QUICK, ECHOES)
-            alone = echoes(lab, directory, count)
-            with flooded(console) as counts:
-                beside = echoes(lab, directory, count)
     RUNNING.remove(lab)
     table = Table("ms", ("", "count", "p50", "p90", "p99", "most"))
-    measured = {"live, output to drawn": lag, "jump, nothing cached": cold, "jump, piece at hand": warm,
-                "echo of a session": alone, f"echo, console flooded ({sum(counts)} pages)": beside}  # fmt: skip
+    measured = {"live, output to drawn": lag, "jump, nothing cached": cold, "jump, piece at hand": warm}
     for name, found in measured.items():
         row = [f"{quantile(found, share):.1f}" for share in (0.5, 0.9, 0.99, 1.0)]
         table.rows.append((name, str(len(found)), *row))
@@ -152,11 +102,5 @@ def measure(rig: Rig) -> Report:
     report.promises = [
         Promise("live in the browser, p99", quantile(lag, 0.99), LAG_P99_MS, unit=" ms"),
         Promise("jump in the player, p50", quantile(cold, 0.5), SEEK_P50_MS, unit=" ms"),
-        Promise(
-            "echo beside a flooded console, p99 more",
-            quantile(beside, 0.99) - quantile(alone, 0.99),
-            ECHO_MS,
-            unit=" ms",
-        ),
     ]
     return report

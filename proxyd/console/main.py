@@ -64,14 +64,23 @@ async def _run(config: Config, settings: Console) -> None:
     url = f"https://{hosts[0].removesuffix(f':{HTTPS_PORT}')}"
     site = _site(config, settings, url)
     site.door = Door(application(site, hosts), settings, config.admission)
-    async with trio.open_nursery() as nursery:
-        ended = trio.Event()
-        await nursery.start(_signals, config.path, site, ended)
+    async with trio.open_nursery() as beside:
         if settings.metrics is not None:
-            await nursery.start(_measured, settings.metrics, site)
+            await beside.start(_measured, settings.metrics, site)
+        await _serve(config, site, listening, f"{url}/")
+        beside.cancel_scope.cancel()
+
+
+async def _serve(config: Config, site: Site, listening: socket.socket, url: str) -> None:
+    """Serve until a signal; what runs then has its grace."""
+    assert site.door is not None  # noqa: S101  who calls has made it
+    ended = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_signals, config.path, site, ended)
+        host, port = listening.getsockname()[:2]
         await nursery.start(site.door.run, listening, ended)
         nursery.start_soon(site.videos.makers.run)
-        _log.info("ready", address=f"{host}:{port}", url=f"{url}/")
+        _log.info("ready", address=f"{host}:{port}", url=url)
         notify("READY=1")
         await ended.wait()
         notify("STOPPING=1")
