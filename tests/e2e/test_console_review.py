@@ -27,7 +27,7 @@ from tests.e2e.console_lab import (
     shot,
 )
 from tests.e2e.databases import PASSWORD, listener
-from tests.e2e.lab import RUNNING, furnish, make_lab, ssh
+from tests.e2e.lab import RUNNING, furnish, held, make_lab, ssh
 from tests.peers import eventually
 from tests.peers.daemon import TARGET, USER
 from tests.peers.endpoint import HOST
@@ -284,6 +284,29 @@ def test_session_video_vulnerability_analysis(databases: ConsoleLab, short: Path
         info = page.locator("section", has=page.get_by_role("heading", name="Session", exact=True))
         expect(info).to_contain_text("1 session")  # the channels
         shot(page, "session-findings")
+
+
+@pytest.mark.mission("M4", "M10")
+def test_session_video_has_every_item_of_its_sections(databases: ConsoleLab, short: Path) -> None:
+    """Session video: "Session info", "User info", "Session", each with its items; here of a session that was dropped."""
+    with held(databases.lab, short) as (_, session):
+        databases.lab.proxyd.ctl("drop", session, "--yes")
+    row = databases.lab.proxyd.ended(session)
+    with databases.page() as page:
+        page.goto(f"{databases.console.url}/sessions/{session}")
+        items = {
+            "Session info": {"ID": session, "Start": "UTC", "End": "UTC", "Type": "SSH", "Host": row["host"],
+                             "Username": row["login"], "Error message": "You have been disconnected"},
+            "User info": {"User": USER, "User IP": "127.0.0.1"},
+            "Session": {"Size": "KB", "Time": " s"},
+        }  # fmt: skip
+        for section, wanted in items.items():
+            card = page.locator("section", has=page.get_by_role("heading", name=section, exact=True))
+            for item, text in wanted.items():
+                said = card.locator("dt", has_text=re.compile(f"^{item}$")).locator("+ dd")
+                expect(said).to_contain_text(text)
+        expect(page.get_by_role("link", name="Video", exact=True)).to_be_visible()
+        shot(page, "session-video")
 
 
 # ---------------------------------------------------------------- when things were
