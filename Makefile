@@ -24,6 +24,8 @@ DESKTOPS := $(wildcard tests/e2e/test_rdp*.py)
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 export DEBIAN_FRONTEND := noninteractive
+# Pictures of the steps of the console's tests, to be looked at.
+export CONSOLE_SHOTS ?= $(CURDIR)/build/pictures
 # The machine's own trust store where there is one, as apt uses it (older uv knows the second name only).
 ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
 export UV_SYSTEM_CERTS := 1

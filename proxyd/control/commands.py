@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 LIST_LIMIT = 100  # sessions a list shows unasked: a screenful or two
 LIST_MAXIMUM = 10_000  # about 5 MB of answer
-VIEWS_SHOWN = 1000  # with a session, the newest: a player asks for a piece a minute, so a session much looked at has many
+VIEWS_SHOWN = 300  # with a session, the newest: a player asks for a piece a minute, so a session much looked at has many
 VIEWS_MAXIMUM = 100_000  # about 20 MB of answer
 TEXT_LIMIT = 500  # characters of a reason or message: a sentence or three, and the tape keeps it for ever
 

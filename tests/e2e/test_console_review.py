@@ -267,7 +267,7 @@ def test_a_reviewer_marks_a_session_and_the_list_knows(databases: ConsoleLab, sh
         page.goto(waiting)
         assert rows_of(page, session)
     with databases.page(NOBODY) as page:
-        page.goto(waiting)
+        page.goto(f"{databases.console.url}/sessions/{session}")
         expect(page.get_by_role("heading", name="You may not do this")).to_be_visible()
 
 

@@ -39,6 +39,7 @@ const take = {
   query(query) {
     const item = queries?.show(query);
     item?.scrollIntoView({ block: "nearest" });
+    lag(query.at_us + (query.us ?? 0));
   },
   viewers(names) {
     const counted = new Map();
