@@ -2,7 +2,7 @@
 
 Rule 1: what comes out depends on the records alone, not on when or in what pieces they came: made anew it is equal.
 Rule 2: a keyframe comes when going on from the one before would cost more than a moment: after KEYFRAME_US when much was
-        painted, or after a burst, or after LONGEST_US when anything was; and at the end.
+        painted, sooner when very much was (BUSY), or after a burst, or after LONGEST_US when anything was; and at the end.
 Rule 3: a keyframe is taken where a decoder can go on from it; where none comes for a while, it is a picture only.
 """
 
@@ -28,6 +28,10 @@ KEYFRAME_US: Final = 10_000_000
 LONGEST_US: Final = 60_000_000
 BURST_BYTES: Final = 16 << 20  # of output: half a second to decode
 DESKTOPS: Final = 4  # painted over so often: a tenth of a second to decode
+BUSY_US, BUSY_DESKTOPS = (
+    2_000_000,
+    8,
+)  # text that scrolls by, a film: a player is to be there in a quarter of a second
 PATIENCE_US: Final = 2_000_000  # for a place where a decoder can go on: an update in fragments takes less
 
 
@@ -76,15 +80,23 @@ class Session:
     def _keyframe(self) -> list[Item]:
         """Take a keyframe where one is due (rules 2 and 3)."""
         since_us = self.at_us - self._keyframe_us
-        if not self._area or (since_us < KEYFRAME_US and self._bytes < BURST_BYTES):
-            return []
-        size = self.screen.size
-        if since_us < LONGEST_US and self._bytes < BURST_BYTES and self._area < DESKTOPS * size[0] * size[1]:
+        if not self._area or not self._due(since_us):
             return []
         ready = self.screen.saved() is not None
         late = since_us >= LONGEST_US + PATIENCE_US or self._bytes >= 2 * BURST_BYTES
         picture = self.screen.picture() if ready or late else None
         return [self._taken(picture)] if picture else []
+
+    def _due(self, since_us: int) -> bool:
+        """Say whether going on from the last keyframe costs more than a moment by now (rule 2)."""
+        width, height = self.screen.size
+        painted = self._area // (width * height)
+        return (
+            self._bytes >= BURST_BYTES
+            or since_us >= LONGEST_US
+            or (since_us >= KEYFRAME_US and painted >= DESKTOPS)
+            or (since_us >= BUSY_US and painted >= BUSY_DESKTOPS)
+        )
 
     def _taken(self, picture: Picture) -> Item:
         self._keyframe_us, self._area, self._bytes = self.at_us, 0, 0

@@ -15,7 +15,7 @@ from proxyd.index.rdp.canvas import Canvas
 from proxyd.protocols.rdp.updates import Bitmap
 from proxyd.protocols.rdp.wire import WireError
 
-MOST_BYTES: Final = 16 << 20
+MOST_BYTES: Final = 48 << 20  # four seconds of text that scrolls by at 1080p
 _OVERHEAD: Final = 200  # bytes that one takes beside its data
 _PLACE: Final = 6  # fields of a bitmap that say what it covers
 
