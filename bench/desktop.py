@@ -84,10 +84,14 @@ class Desktop:
         """Paint a mark and wait until the client shows it (rule 1); gives when it did."""
         self._turn += 1
         colour = COLOURS[self._turn % len(COLOURS)]
-        self.there.fill(self._corner, colour)
+        self.mark(colour)
         if not self.client.connected:
             raise RuntimeError(f"the client has left: {self.client.said[-500:]}")
         return self.here.until(SIZE[0] - MARK // 2, MARK // 2, colour, SEEN_S)
+
+    def mark(self, colour: int) -> None:
+        """Paint the mark on the target."""
+        self.there.fill(self._corner, colour)
 
     # ------------------------------------------------------------------ as fast as it is seen
 
