@@ -23,6 +23,7 @@ import msgpack
 
 from proxyd.errors import RecordingFailed
 from proxyd.recorder import store
+from proxyd.recorder.forms import DESKTOP
 from proxyd.recorder.keys import Signer
 from proxyd.recorder.layout import MAX_COUNT, NO_CHAIN
 from proxyd.recorder.manifest import End, Manifest, SegmentEntry
@@ -282,7 +283,9 @@ class Reel:
             with suppress(OSError):  # the first error is the one to tell; recovery knows an empty segment
                 path.unlink()
             raise
-        segment = self._segment = _Segment(file, SegmentWriter(header, self._dek, self._signer))
+        pictures = self._manifest.meta.get("protocol") == DESKTOP
+        writer = SegmentWriter(header, self._dek, self._signer, pictures=pictures)
+        segment = self._segment = _Segment(file, writer)
         self._good = _Good(0, header.prev_chain, header.first_seq, header.start_ms)
         self.shelf.append(Extent(number, path, block.first_seq, 0))
         file.append(segment.writer.preamble)

@@ -87,6 +87,19 @@ _ZSTD = zstandard.ZstdCompressionParameters(
     write_checksum=False,
 )
 
+# A desktop's: what is dragged or scrolled was there before, further back than 128 KiB. Measured against the above, a window
+# full of text that is dragged is 24 % smaller, typing 1 %, for the same work to a sixth more; a stream in use may touch
+# 1.3 MB.
+_ZSTD_PICTURES = zstandard.ZstdCompressionParameters(
+    window_log=20,
+    hash_log=16,
+    chain_log=13,
+    min_match=4,
+    strategy=zstandard.STRATEGY_DFAST,
+    write_content_size=False,
+    write_checksum=False,
+)
+
 # What a torrent is packed with, GOP_RAW_BYTES in less than TORRENT_MS: less than half the work on what is all alike,
 # and text 4 % larger.
 _ZSTD_TORRENT = zstandard.ZstdCompressionParameters(
@@ -143,7 +156,7 @@ class Scan:
 class SegmentWriter:
     """Makes the bytes of one segment; every call gives what to append next, `preamble` what to begin with.
 
-    Not thread-safe. `chain` and `size` are those after the last bytes given.
+    Not thread-safe. `pictures`: of a desktop, mostly. `chain` and `size` are those after the last bytes given.
     """
 
     __slots__ = (
@@ -153,6 +166,7 @@ class SegmentWriter:
         "_number",
         "_signer",
         "_stream",
+        "_zstd",
         "chain",
         "header",
         "marks",
@@ -162,8 +176,9 @@ class SegmentWriter:
         "t1_ms",
     )
 
-    def __init__(self, header: SegmentHeader, dek: bytes, signer: Signer) -> None:
+    def __init__(self, header: SegmentHeader, dek: bytes, signer: Signer, *, pictures: bool = False) -> None:
         self.header = header
+        self._zstd = _ZSTD_PICTURES if pictures else _ZSTD
         self._signer = signer
         self._aead = AESGCM(dek)
         raw = header.encode()
@@ -221,7 +236,7 @@ class SegmentWriter:
         if stream is None or t0_ms >= self.fresh_until_ms or full:
             torrent = full and t0_ms - self._fresh_ms < TORRENT_MS
             # A new compressor, not the old one again: then the memory of a stream that rests is given back.
-            compressor = zstandard.ZstdCompressor(compression_params=_ZSTD_TORRENT if torrent else _ZSTD)
+            compressor = zstandard.ZstdCompressor(compression_params=_ZSTD_TORRENT if torrent else self._zstd)
             stream = compressor.compressobj()
             flags |= FRESH
             self.marks.append(Mark(self.size, self._number, t0_ms, self.next_seq, self.chain))

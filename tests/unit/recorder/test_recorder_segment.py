@@ -149,6 +149,22 @@ def test_a_new_zstd_frame_begins_every_30_s_and_every_4_mib(signer: Signer) -> N
     assert len(list(SegmentReader(data, DEK).records())) == 23
 
 
+def test_what_a_desktop_draws_again_is_found_further_back(signer: Signer) -> None:
+    drawn = random.Random(3).randbytes(400 << 10)
+    sizes = []
+    for pictures in (False, True):
+        writer = SegmentWriter(header(signer), DEK, signer, pictures=pictures)
+        blocks = [drawn[at : at + (40 << 10)] for at in range(0, len(drawn), 40 << 10)] * 2
+        data = writer.preamble + b"".join(
+            writer.events([(number * 1000, Kind.PDU, 0, block)], PACKER)
+            for number, block in enumerate(blocks)
+        )
+        assert [record.body for record in SegmentReader(data, DEK).records()] == blocks
+        sizes.append(len(data))
+    assert sizes[0] > 2 * len(drawn)
+    assert sizes[1] < 1.1 * len(drawn)
+
+
 @pytest.mark.mission("M16")
 @pytest.mark.parametrize("sealed", [False, True])
 def test_every_truncation_leaves_a_correct_prefix(signer: Signer, *, sealed: bool) -> None:
