@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
+from proxyd.console import own
 from proxyd.console.visit import Visit
 from proxyd.control.client import Code, ControlError
 
@@ -38,7 +39,7 @@ async def sessions(visit: Visit) -> Response:
     except ControlError as error:
         if error.code is not Code.DENIED:
             raise
-        return visit.to("/access")  # who governs nothing is here for what is their own
+        return await own.instead(visit)
     rows = [shown(row) for row in found[:ROWS]]
     older = ""
     if len(found) > ROWS:

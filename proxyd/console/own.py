@@ -32,6 +32,12 @@ async def show(visit: Visit) -> Response:
     return await _page(visit)
 
 
+async def instead(visit: Visit) -> Response:
+    """Show it to who asked for the list of sessions, and may not see it."""
+    visit.who.notice = "You may not list sessions. This is what is your own."
+    return await _page(visit, status=403)
+
+
 async def certificate(visit: Visit) -> Response:
     """Give the certificate a front shows, as the commands on the page expect it."""
     found = (await visit.call("access"))["fronts"].get(visit.request.path_params["protocol"], {})
