@@ -265,7 +265,7 @@ def test_session_video_lists_what_was_exported(console_lab, short):
     with console_lab.page() as page:
         page.goto(f"{console_lab.console.url}/sessions/{session}")
         section = page.locator("section", has=page.get_by_role("heading", name="Video of session"))
-        for text in ("done", "cast", " B", " s"):
+        for text in ("ready", "cast", " B", " s"):
             expect(section).to_contain_text(text)
 
 

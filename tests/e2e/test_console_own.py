@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from proxyd.recorder.ledger import LedgerReader
 from tests.e2e.console_lab import WAIT_MS, ConsoleLab, chromium, shot
@@ -73,6 +73,7 @@ def own(shared: Path) -> Iterator[Own]:
         made.proxyd.user(DORA, keys=[made.key.line])
         console.person(DORA, factors=["publickey", "password", "password+totp"])
         made.proxyd.user(EVE, password=HASH, factors=["publickey", "password+totp"], email="eve@example.org")
+        settings["control"]["operators"][0]["user"] = DORA
         stack.enter_context(made.proxyd)
         stack.enter_context(console)
         browser = stack.enter_context(chromium())
@@ -114,6 +115,14 @@ def everybody_can_use_it(page: Page) -> None:
     page.evaluate(AXE_SCRIPT)
     found = page.evaluate("axe.run()")["violations"]
     assert not found, [(one["id"], one["nodes"][0]["html"]) for one in found]
+
+
+def opened(page: Page, target: str) -> Locator:
+    """What the page has of a target, unfolded: where there is one only, it is already."""
+    row = page.locator("details.target", has_text=target)
+    if row.get_attribute("open") is None:
+        row.locator("summary").click()
+    return row
 
 
 def workplace(own: Own, directory: Path) -> dict[str, str]:
@@ -225,8 +234,7 @@ def test_the_desktop_command_on_the_page_works_and_a_token_opens_one_session(
     proxyd = own.lab.proxyd
     with own.page(DORA) as page:
         page.goto(f"{own.console.url}/access")
-        row = page.locator("details.target", has_text="desk1")
-        row.locator("summary").click()
+        row = opened(page, "desk1")
         row.get_by_label("Your password").fill(PASSWORD)
         row.get_by_label("One-time code").fill(own.console.people[DORA].code())
         with page.expect_download() as saved:
@@ -332,15 +340,13 @@ def logs_in(endpoint: object) -> bool:
 def test_what_is_shown_can_be_copied_with_a_button_and_without_scripts(own: Own) -> None:
     with own.page(DORA, permissions=["clipboard-read", "clipboard-write"]) as page:
         page.goto(f"{own.console.url}/access")
-        row = page.locator("details.target", has_text=TARGET)
-        row.locator("summary").click()
+        row = opened(page, TARGET)
         row.get_by_role("button", name="Copy").first.click()
         expect(row.get_by_role("button", name="Copied")).to_be_visible()
         assert page.evaluate("navigator.clipboard.readText()") == own.commands(page, TARGET)[0]
     with own.page(DORA, java_script_enabled=False) as page:
         page.goto(f"{own.console.url}/access")
-        row = page.locator("details.target", has_text=TARGET)
-        row.locator("summary").click()
+        row = opened(page, TARGET)
         expect(row.locator("code.command").first).to_be_visible()
         expect(page.get_by_role("button", name="Copy")).to_have_count(0)
 
@@ -356,3 +362,27 @@ def test_a_code_used_for_a_session_does_not_sign_in_and_the_other_way_round(own:
     assert answer.status == 403
     assert "That code is not good" in answer.text
     assert own.console.client().sign_in(person, code=code).status == 403
+
+
+def test_proxyctl_own_does_what_the_page_does(own: Own, short: Path) -> None:
+    ctl, key = own.lab.proxyd.ctl, Key.generate(short / "new")
+    with own.page(DORA) as page:
+        page.goto(f"{own.console.url}/access")
+        shown = own.commands(page, TARGET)
+    rows = ctl("own", "access").data["targets"]
+    assert [way["command"] for row in rows for way in row["ways"] if row["target"] == TARGET] == shown
+    refused = ctl("own", "recovery-codes", stdin="wrong\n000000\n", check=False)
+    assert (refused.code, "that is not your password" in refused.err + refused.out) == (1, True)
+    proved = f"{PASSWORD}\n{own.console.people[DORA].code()}\n"
+    codes = ctl("own", "recovery-codes", stdin=proved).data["codes"]
+    public = f"{key.path}.pub"
+    added = ctl("own", "add-key", public, stdin=f"{PASSWORD}\n{codes[0]}\n").data["fingerprint"]
+    assert logs_in(own.lab.proxyd.endpoint(key, short, user=DORA))
+    assert [row["own"] for row in ctl("own", "keys").data["keys"] if row["fingerprint"] == added] == [True]
+    again = ctl("own", "remove-key", added, stdin=f"{PASSWORD}\n{codes[0]}\n", check=False)
+    assert again.code == 1
+    ctl("own", "remove-key", added, stdin=f"{PASSWORD}\n{codes[1]}\n")
+    assert not logs_in(own.lab.proxyd.endpoint(key, short, user=DORA))
+    table = own.lab.proxyd.run_ctl("own", "access").out
+    assert f"{TARGET} (ssh) as root" in table
+    assert shown[0] in table
