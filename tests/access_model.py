@@ -28,6 +28,7 @@ MAY: dict[str, frozenset[str]] = {
     "PAM Operator": frozenset({"list", "status", "ask", "block", "blocks", "message", "drop", "log"}),
     "Night watch": frozenset({"list", "live", "ask"}),
     "ops": frozenset(),
+    "Console": frozenset({"act"}),
 }
 NIGHT_WATCH = ["sessions.list", "sessions.watch", "requests.ask"]  # the one role that is not built in
 USERS: dict[str, tuple[str, ...]] = {
@@ -99,7 +100,7 @@ class Model:
 
     def may(self, who: str, what: str) -> bool:
         """Tell whether a role of theirs lets them."""
-        roles = ("System Administrator",) if who.startswith("root") else USERS.get(who, ())
+        roles = ("System Administrator", "Console") if who.startswith("root") else USERS.get(who, ())
         return any(what in MAY[role] for role in roles)
 
     @staticmethod

@@ -46,6 +46,12 @@ ADDRESSES: dict[tuple[str, str], Address] = {
     ("GET", "/search"): Address("search", drawn=False),
     ("GET", "/requests"): Address("ask"),
     ("POST", "/requests/{request}/{verdict}"): Address("ask", drawn=False),
+    ("GET", "/exports"): Address(),
+    ("GET", "/exports/{export}"): Address(fine=(404,)),  # of one that is there: `download` among the attempts
+    ("GET", "/exports/{export}/file"): Address(fine=(404,)),
+    ("GET", "/exports/{export}/manifest"): Address(fine=(404,)),
+    ("GET", "/exports/{export}/verify"): Address(fine=(404,)),
+    ("POST", "/exports/{export}/cancel"): Address("export", drawn=False),
     ("GET", "/blocked"): Address("blocks"),
     ("POST", "/blocked/release"): Address("block", drawn=False),
     ("GET", _ONE): Address(),
@@ -59,6 +65,8 @@ ADDRESSES: dict[tuple[str, str], Address] = {
     ("GET", f"{_RECORDING}/motion/{{first_us}}/{{last_us}}/{{step_us}}"): Address(
         sees=("replay",), fine=(200, 400)
     ),
+    ("GET", f"{_ONE}/video"): Address(),
+    ("POST", f"{_ONE}/video"): Address("export", drawn=False),
     ("GET", f"{_ONE}/comments"): Address(known=True),
     ("POST", f"{_ONE}/comments"): Address("review", drawn=False),
     ("POST", f"{_ONE}/review"): Address("review", drawn=False),
@@ -77,6 +85,7 @@ ADDRESSES: dict[tuple[str, str], Address] = {
 }
 FILLED: dict[str, tuple[str, ...]] = {
     "number": ("0", "1", "2", "9"),
+    "export": ("0" * 32,),
     "at_us": ("0", "4000", "99000000"),
     "first_us": ("0", "1000"),
     "last_us": ("1000", "99000000"),
@@ -114,11 +123,15 @@ COMMANDS: dict[str, Asking] = {
     "verify": Asking("log", _SESSION, harmless=True),
     "fetch": Asking("list", {"ticket": "0" * 32, "file": "000000.pxr", "start": 0, "length": 1}, harmless=True),
     "export-job": Asking("export", _SESSION | {"form": "webm", "path": "/nowhere/x"}),
+    "export-resume": Asking("export", _JOB),
+    "export-ask": Asking("export", _SESSION | {"form": "jsonl"}),
+    "export-waiting": Asking("act", harmless=True),
     "export-told": Asking("export", _JOB | {"percent": 1}, harmless=True),
     "export-sign": Asking("export", _JOB | {"sha256": "0" * 64, "size": 1, "duration_us": 1}, harmless=True),
     "export-end": Asking("export", _JOB, harmless=True),
     "export-cancel": Asking("export", _JOB, harmless=True),
     "export-fetch": Asking("export", _JOB, harmless=True),
+    "export-piece": Asking("export", {"ticket": "0" * 32, "file": "file", "start": 0, "length": 1}, harmless=True),
     "exports": Asking("list", _SESSION, harmless=True),
     "search": Asking("search", {"text": "needle"}),
     "read": Asking("list", _SESSION | {"kind": "live"}, harmless=True),

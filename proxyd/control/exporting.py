@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
@@ -23,7 +22,8 @@ from proxyd.control import fetching
 from proxyd.control.client import Code, ControlError
 from proxyd.control.noting import note
 from proxyd.control.permissions import Permission, acting_roles
-from proxyd.control.seeing import admit, refuse_unreadable
+from proxyd.control.reading import read
+from proxyd.control.seeing import Read, admit, refuse_unreadable
 from proxyd.errors import FormatError, ProxydError
 from proxyd.exports import FULL, Job
 from proxyd.governance.notices import Event, Notice
@@ -119,13 +119,10 @@ class Filter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=LIST_MAXIMUM)] = LIST_LIMIT
 
 
-Opens = Callable[[str], Awaitable[dict[str, Any]]]
-
-
 # ---------------------------------------------------------------------------- for who makes one
 
 
-async def begin(services: Services, caller: Caller, wanted: Begin, send: Send, opens: Opens) -> None:
+async def begin(services: Services, caller: Caller, wanted: Begin, send: Send) -> None:
     """Begin a job of the caller's own; see `_work`."""
     if wanted.form not in EVERY:
         raise ControlError(Code.USAGE, f"no form {wanted.form!r}: there are {', '.join(EVERY)}")
@@ -137,17 +134,17 @@ async def begin(services: Services, caller: Caller, wanted: Begin, send: Send, o
         "settings": _packed(wanted.settings),
     }
     async with services.exports.begun(**asked, **_whose(caller)) as job:
-        await _work(services, job, send, opens)
+        await _work(services, caller, job, send)
 
 
-async def resume(services: Services, caller: Caller, wanted: Resume, send: Send, opens: Opens) -> None:
+async def resume(services: Services, caller: Caller, wanted: Resume, send: Send) -> None:
     """Make a job that has no maker, or go on with one after the daemon's end; see `_work`."""
     async with services.exports.resumed(wanted.job, caller.signed, afresh=wanted.afresh) as job:
-        await _work(services, job, send, opens)
+        await _work(services, caller, job, send)
 
 
-async def _work(services: Services, job: Job, send: Send, opens: Opens) -> None:
-    """Send {job, before, export}, {go} with what `opens` says once it is the job's turn, and {cancelled} if it is.
+async def _work(services: Services, caller: Caller, job: Job, send: Send) -> None:
+    """Send {job, before, export}, {go} with what `read` says once it is the job's turn, and {cancelled} if it is.
 
     Runs for as long as the maker holds on.
     """
@@ -158,7 +155,7 @@ async def _work(services: Services, job: Job, send: Send, opens: Opens) -> None:
         async with exports.place(job):
             try:
                 await _refuse_crowded(services, job)
-                opened = await opens(job.row.session)
+                opened = await read(services, caller, Read(job.row.session, Sight.EXPORT, views=True))
             except ProxydError as error:
                 await exports.end(job, str(error))
                 raise

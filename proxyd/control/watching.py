@@ -17,6 +17,7 @@ import msgspec
 import trio
 
 from proxyd.control.client import Code, ControlError
+from proxyd.control.listing import EMPTY_ROW, live_row
 from proxyd.control.noting import note
 from proxyd.control.seeing import Pass, admit
 from proxyd.governance.rules import Sight
@@ -35,6 +36,13 @@ STATE_SECONDS = 1.0  # how late a viewer of a desktop learns that nothing change
 PICTURE_SECONDS = 20.0  # for one picture; less than a command may take, so that the reason is said
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class View(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A live session, from the record after `after`."""
+
+    session: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    after: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Desktop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,6 +86,25 @@ async def watched(services: Services, caller: Caller, session: Session) -> Async
             await note(services, caller, "view", session=session.id, kind="live", **told, **leave.by)
 
 
+async def watch(services: Services, caller: Caller, view: View, send: Send) -> None:
+    """Send META, then every record after `view.after` until the session ends or the viewer leaves.
+
+    `history` in the first frame is the last record there was before: what follows it is live.
+    """
+    session = live(services, view.session)
+    tape, history = session.tape, session.tape.seq
+
+    async def show() -> None:
+        await send({"meta": dict(tape.meta), "session": EMPTY_ROW | live_row(session), "history": history})
+        with tape.watch_packed(view.after) as batches:
+            async for packed in batches:
+                await leave.check()
+                await send({"records": packed})
+
+    async with watched(services, caller, session) as leave:
+        await leave.during(show)
+
+
 def _desktop(services: Services, prefix: str) -> Session:
     session = live(services, prefix)
     if session.protocol != DESKTOP:
@@ -106,13 +133,14 @@ async def picture(services: Services, caller: Caller, one: Desktop) -> dict[str,
     raise ControlError(Code.TIMEOUT, f"no picture within {PICTURE_SECONDS:g} s: the indexer is behind")
 
 
-async def look(services: Services, caller: Caller, one: Desktop, send: Send, about: dict[str, Any]) -> None:
+async def look(services: Services, caller: Caller, one: Desktop, send: Send) -> None:
     """Send what a live desktop shows until the session ends or the viewer leaves (rule 2).
 
     Frames: {meta, session}, then {shown: [...], blocked: bool}, each a whole picture or patches of the one before, at
     least one every STATE_SECONDS. Raises ControlError, NoPicture.
     """
     session = _desktop(services, one.session)
+    about = EMPTY_ROW | live_row(session)
     followed, looker = services.indexer.look(session.id)
     try:
         async with watched(services, caller, session) as leave:

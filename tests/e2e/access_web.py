@@ -420,6 +420,7 @@ class Attempts:
             ):
                 one.decided("alice", "revoke")
                 self.deeds["decision"] += 1
+        self.settle()
         self.model.requests.clear()
         self.lab.review(**review)
         self.settle()
