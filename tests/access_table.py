@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 NOBODY = "nobody has to have signed in"
-OWN = "signed in"  # nothing but one's own things
+OWN = "own"  # one's own things, whoever one is
 
 
 @dataclass(frozen=True)
 class Address:
-    """A route. `fine`: the statuses of one who may. `drawn`: it is asked for as it stands here, by anybody, at any session.
+    """A route. `fine`: the statuses of one who may, `away`: of one who may not, beside a refusal. `drawn`: it is asked for as it stands here, by anybody, at any session.
     `known`: it takes leave to see the session besides, live or replayed, and shows what was said of it: that is no view.
 
     What is not has a method of its own among the attempts (`tests/e2e/access_web.py`): it is a form, a search or a socket.
@@ -26,6 +26,7 @@ class Address:
     sees: tuple[str, ...] = ()
     known: bool = False
     fine: tuple[int, ...] = (200,)
+    away: tuple[int, ...] = ()
     drawn: bool = True
 
 
@@ -42,7 +43,16 @@ ADDRESSES: dict[tuple[str, str], Address] = {
     ("POST", "/sign-out"): Address(OWN, drawn=False),
     ("GET", "/sign-ins"): Address(OWN),
     ("POST", "/sign-ins"): Address(OWN, drawn=False),
-    ("GET", "/"): Address(),
+    ("GET", "/access"): Address(OWN),
+    ("GET", "/access/certificates/{protocol}"): Address(OWN, fine=(200, 404)),
+    ("GET", "/access/desktop.rdp"): Address(OWN, fine=(200, 400, 404, 409)),
+    ("POST", "/access/desktop"): Address(OWN, drawn=False),
+    ("POST", "/access/keys"): Address(OWN, drawn=False),
+    ("POST", "/access/keys/remove"): Address(OWN, drawn=False),
+    ("POST", "/access/device"): Address(OWN, drawn=False),
+    ("POST", "/access/device/confirm"): Address(OWN, drawn=False),
+    ("POST", "/access/recovery"): Address(OWN, drawn=False),
+    ("GET", "/"): Address(away=(303,)),  # to one's own things, for who may list nothing
     ("GET", "/search"): Address("search", drawn=False),
     ("GET", "/requests"): Address("ask"),
     ("POST", "/requests/{request}/{verdict}"): Address("ask", drawn=False),
@@ -62,6 +72,9 @@ ADDRESSES: dict[tuple[str, str], Address] = {
     ("GET", _RECORDING): Address(sees=("replay", "log")),
     ("GET", f"{_RECORDING}/pieces/{{number}}"): Address(sees=("replay",), fine=(200, 404)),
     ("GET", f"{_RECORDING}/pictures/{{at_us}}"): Address(sees=("replay",), fine=(200, 204, 400)),
+    ("GET", f"{_RECORDING}/screens/{{at_us}}"): Address(sees=("replay",), fine=(200, 204, 400)),
+    ("GET", f"{_RECORDING}/thumbs/{{at_us}}"): Address(sees=("replay",), fine=(200, 204, 400)),
+    ("GET", f"{_RECORDING}/stills/{{at_us}}"): Address(sees=("replay",), fine=(200, 204, 400)),
     ("GET", f"{_RECORDING}/motion/{{first_us}}/{{last_us}}/{{step_us}}"): Address(
         sees=("replay",), fine=(200, 400)
     ),
@@ -85,6 +98,7 @@ ADDRESSES: dict[tuple[str, str], Address] = {
 }
 FILLED: dict[str, tuple[str, ...]] = {
     "number": ("0", "1", "2", "9"),
+    "protocol": ("postgres", "x"),
     "export": ("0" * 32,),
     "at_us": ("0", "4000", "99000000"),
     "first_us": ("0", "1000"),
@@ -152,6 +166,16 @@ COMMANDS: dict[str, Asking] = {
     "purge": Asking("purge", {"sessions": ["{session}"], "reason": "why"}),
     "rdp-file": Asking("issue", {"user": "alice", "target": "web1"}),
     "rdp-revoke": Asking("issue", {"user": "alice"}),
+    "sign-in": Asking("act", {"user": "alice"}),
+    "recovery-code": Asking("issue", {"user": "alice"}),
+    "unenrol": Asking("issue", {"user": "alice"}),
+    "access": Asking(OWN, harmless=True),
+    "own-key-add": Asking(OWN, {"line": "x"}),
+    "own-key-remove": Asking(OWN, {"fingerprint": "x"}),
+    "own-totp": Asking(OWN),
+    "own-totp-confirm": Asking(OWN, {"code": "123456"}),
+    "own-recovery": Asking(OWN),
+    "own-desktop": Asking(OWN, {"target": "web1"}),
     "fsck": Asking("status"),
     "reload": Asking("reload"),
     "users": Asking("status", harmless=True),

@@ -27,9 +27,10 @@ from tests.unit.index.tape import demand_active, fast, session, tile
 
 ADDRESS = "192.0.2.9"  # of whom the control socket is asked for
 NEEDLE = "needle"  # what every ended terminal has shown
-LONG = "a1" * 16
+LONG, SHORT = "a1" * 16, "a2" * 16
 LINES = b"%0100d\r\n" % 7 * 300
 MUCH = 24  # of them: three pieces of what the player asks for at once
+EXPORTER = "ann"  # whose one export is
 REFUSALS = ("denied", "not_found", "refused", "usage")  # any other answer is a fault
 NIGHT = {"name": "Night watch", "permissions": NIGHT_WATCH}
 KEPT = 2  # of the sessions that lived and have ended
@@ -108,6 +109,7 @@ class AccessLab:
                 self.ledger = LedgerReader(settings.recording.ledger)
                 self._file = settings.recording.ledger.open("rb")
                 self.operator: str = settings.control.operators[0].name
+                self.export = self._exported(EXPORTER, SHORT)
                 try:
                     yield self
                 finally:
@@ -132,6 +134,15 @@ class AccessLab:
         assert made.returncode == 0, made.stderr
         self.model.users |= {meta["id"]: meta["user"] for meta, _ in recordings}
         self.found = {meta["id"] for meta, _ in recordings if meta["protocol"] == "ssh"}
+
+    def _exported(self, who: str, session: str) -> str:
+        """Have a session exported by the form; gives the export once its file is there."""
+        asked = self.browser(who).post(f"/sessions/{session}/video", {"form": "jsonl"})
+        assert asked.status == 303, asked.text
+        export: str = asked.headers["location"].rpartition("/")[2]
+        state = lambda: self.client(who).call("exports", job=export)["exports"][0]["state"]  # noqa: E731
+        eventually("the export is made", lambda: state() == "done", within_s=60)
+        return export
 
     # ------------------------------------------------------------------ what happens meanwhile
 
@@ -199,7 +210,7 @@ class AccessLab:
         browser = self._browsers[who]
         answer = browser.sign_in(Person(who), code="")
         assert (answer.status, answer.headers["location"]) == (303, "/"), (who, answer.status)
-        browser.get("/")  # any page has the form's token, a refusal too
+        browser.get("/access")  # any page has the form's token, and this one everybody may see
 
     def client(self, who: str) -> Client:
         """The control socket, for a user; "root": for the operator the tests are."""

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 from proxyd.control.client import ControlError
 from proxyd.recorder.ledger import Entry
 from tests.access_model import PEOPLE, Asked
-from tests.access_table import ADDRESSES, COMMANDS, FILLED, NOBODY, OWN, Address
-from tests.e2e.access_lab import ADDRESS, NEEDLE, REFUSALS, AccessLab
+from tests.access_table import ADDRESSES, COMMANDS, FILLED, NOBODY, Address
+from tests.e2e.access_lab import ADDRESS, EXPORTER, NEEDLE, REFUSALS, SHORT, AccessLab
 from tests.peers import eventually
 from tests.peers.browser import SWITCHED, Socket
 from tests.peers.daemon import TARGET
@@ -106,7 +106,9 @@ class Attempts:
             fields = entry.fields
             assert (fields["session"], fields["who"]) == (session, self._name(who)), fields
             assert (fields.get("via", ""), fields.get("address", "")) == self._by(who, address), fields
-            assert 0 <= fields["first"] <= fields["last"], fields
+            assert 0 <= fields.get("first", 0) <= fields.get("last", 0), (
+                fields
+            )  # of a file the bytes are told
             self._by_request(who, session, fields.get("request", ""), (began, entry.at))
             self.sights[fields["kind"]] += 1
 
@@ -146,7 +148,10 @@ class Attempts:
         assert got in (before.sees, after.sees), (who, filled, got, answer.status)
         self.checked(who, session, HOST, views, began)
         fine = [got == list(address.sees) and one.fine for one in (before, after)]
-        wanted = [address.fine if one else SIGNED_OUT if who in STRANGERS else REFUSED for one in fine]
+        wanted = [
+            address.fine if one else SIGNED_OUT if who in STRANGERS else (*REFUSED, *address.away)
+            for one in fine
+        ]
         assert any(answer.status in one for one in wanted), (who, filled, answer.status)
         assert REMARK.encode() not in answer.body or before.knows or after.knows, (who, filled)
         for name in REQUEST.findall(answer.text) if path == "/requests" else ():
@@ -156,8 +161,9 @@ class Attempts:
     def _expected(self, who: str, session: str, address: Address) -> Expected:
         now = time.time()
         knows = self.model.may_know(who, session, now)
-        free = address.needs == NOBODY or (address.needs == OWN and who not in STRANGERS)
-        fine = (free or self.model.may(who, address.needs)) and (knows or not address.known)
+        fine = (address.needs == NOBODY or self.model.may(who, address.needs)) and (
+            knows or not address.known
+        )
         return Expected(self.model.seen(who, session, address.sees, now), fine, knows)
 
     def _filled(self, path: str, session: str) -> str:
@@ -228,6 +234,29 @@ class Attempts:
         if isinstance(value, list):
             return [Attempts._said(one, session, request) for one in value]
         return value.format(session=session, request=request) if isinstance(value, str) else value
+
+    def download(self, who: str) -> None:
+        """Take the file of an export, which is for the person alone who had it made, while they may see the session."""
+        began, web = time.time(), self.door(who) == "web"
+        path = f"/exports/{self.lab.export}/file"
+        done = self.judged(
+            (who, path),
+            lambda now: who == EXPORTER and self.model.may_see(who, SHORT, "download", now),
+            lambda: (
+                self._taken(who, path)
+                if web
+                else self.lab.told(who, "export-fetch", job=self.lab.export) is not None
+            ),
+        )
+        views = self.take_in()
+        assert [one.fields["kind"] for one in views] == ["download"] * done, (who, views)
+        self.checked(who, SHORT, HOST if web else ADDRESS, views, began)
+
+    def _taken(self, who: str, path: str) -> bool:
+        answer = self.browsers[who].get(path)
+        assert answer.status in (200, *(SIGNED_OUT if who in STRANGERS else REFUSED)), (who, answer.status)
+        assert answer.status == 200 or NEEDLE.encode() not in answer.body
+        return answer.status == 200
 
     # ------------------------------------------------------------------ live
 

@@ -265,6 +265,8 @@ def attempt(trial: Attempts, chance: random.Random) -> None:
             trial.watch(who, session)
         case 12 | 13 | 14:
             trial.read(user, session, pick(SIGHTS), pick((0.0, 5.5)), pick((0.0, 1.0, 60.0)))
+        case 15 if chance.random() < 0.3:
+            trial.download(pick((*CALLERS, "ann", "ann", "root")))
         case 15:
             trial.command(pick((*PEOPLE, "root")), pick(list(COMMANDS)), session)
         case 16 if chance.random() < RARELY:
