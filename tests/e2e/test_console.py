@@ -276,9 +276,9 @@ def test_session_video_is_for_those_with_the_permission(console_lab, short):
         page.goto(f"{console_lab.console.url}/sessions/{session}/play")
         expect(page.locator("[data-said=wrong]")).to_contain_text("may not do this")
         answers = page.evaluate(
-            "Promise.all(['', '/pieces/0', '/pictures/0'].map((p) => fetch(document.querySelector('.screen').dataset.recording + p).then((r) => r.status)))"
+            "Promise.all(['', '/pieces/0', '/pictures/0', '/motion/0/0/20000'].map((p) => fetch(document.querySelector('.screen').dataset.recording + p).then((r) => r.status)))"
         )
-        assert answers == [403, 403, 403]
+        assert answers == [403, 403, 403, 403]
     assert not console_lab.lab.proxyd.call("show", session=session)["views"]
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Page, expect
 
+from proxyd.console.motion import LEAST_STEP_US
 from proxyd.recorder.record import Record
 from tests.e2e.console_lab import ADMIN, WAIT_MS, Browsing, chromium, shot
 from tests.e2e.test_rdp_cli import PASSWORD, furnished
@@ -51,6 +53,17 @@ CANVAS = """async () => {
     for (let at = 3; at < data.length; at += 4) data[at] = 255;
     const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", data));
     return [canvas.width, canvas.height, [...digest].map((byte) => byte.toString(16).padStart(2, "0")).join("")];
+}"""
+PLAYED = """async (at) => {
+    const { view } = proxyd, { show } = view.desktop;
+    let latest = 0;
+    view.desktop.show = (picture) => {
+        latest = picture.at_us;
+        show.call(view.desktop, picture);
+    };
+    await view.advance(at, 1);
+    view.desktop.show = show;
+    return latest;
 }"""
 HEARD_AND_SEEN = """([x, y, red, loud]) => new Promise((done) => {
     const { view } = proxyd, { sound, desktop } = view, { show } = desktop, { hear } = view, found = {};
@@ -118,6 +131,12 @@ def shows_exactly(page: Page, picture: Picture) -> bool:
     return page.evaluate(CANVAS) == [picture.width, picture.height, sha256(pixels).hexdigest()]
 
 
+def violations(page: Page) -> list[str]:
+    """What axe-core finds wrong with a page."""
+    page.evaluate(AXE_SCRIPT + "; null")
+    return page.evaluate("axe.run().then((done) => done.violations.map((one) => one.id + one.nodes[0].html))")
+
+
 def test_a_desktop_is_watched_held_and_dropped_live(rig: Rig, short: Path) -> None:
     with rig.client(short / "c") as client, rig.page() as page:
         same(client.screen, rig.desktop.screen)
@@ -130,6 +149,7 @@ def test_a_desktop_is_watched_held_and_dropped_live(rig: Rig, short: Path) -> No
         eventually("the page shows what was typed", lambda: shows_exactly(page, typed))
         expect(page.locator(".desktop .pointer")).to_be_visible()
         assert page.evaluate("proxyd.lags.length") > 0
+        assert violations(page) == []
 
         page.get_by_label("Reason").fill("wait")
         page.get_by_role("button", name="Hold on!").click()
@@ -244,10 +264,16 @@ def test_a_moment_in_the_player_is_the_recordings_exact_picture(rig: Rig, played
             assert shows_exactly(page, exact[at_us]), at_us
         page.get_by_role("slider", name="Time in the session").press("End")
         eventually("the end", lambda: shows_exactly(page, exact[last]))
-        for at_us in (moments[0], last):  # played to there, not sought
-            page.evaluate("at => proxyd.player.seek(at - 700000)", at_us)
-            page.evaluate("at => proxyd.view.advance(at, 1)", at_us)
-            assert shows_exactly(page, exact[at_us]), at_us
+        page.evaluate("at => proxyd.player.seek(at - 700000)", moments[0])
+        played_us = page.evaluate(
+            PLAYED, moments[0] + LEAST_STEP_US
+        )  # what comes within a step is one picture
+        assert moments[0] <= played_us <= moments[0] + LEAST_STEP_US
+        ((_, picture),) = pictures(played.records, [played_us])
+        assert shows_exactly(page, picture), played_us
+        asked = ["/motion/5/1/20000", "/motion/0/999999999/20000", "/motion/0/x/20000", "/motion/0/0/20000"]
+        answers = "(paths) => Promise.all(paths.map((path) => fetch(document.querySelector('.screen').dataset.recording + path).then((one) => one.status)))"
+        assert page.evaluate(answers, asked) == [400, 400, 404, 200]
     views = rig.proxyd.call("show", session=played.id)["views"]
     assert {view["kind"] for view in views if view["who"] == ADMIN} == {"replay", "log"}
 
@@ -296,4 +322,5 @@ def test_the_log_follows_a_desktop_and_seeks_in_it(rig: Rig, played: Played) -> 
         entered, current = page.evaluate(where % LAST.lower())
         assert 0 <= entered <= current  # or at what ended the session
         shot(page, "player-desktop")
+        assert violations(page) == []
         eventually("the last picture", lambda: shows_exactly(page, end))
