@@ -152,10 +152,10 @@ def a_minute(minute: int, size: int) -> Iterator[Item]:
     yield at + 1, Kind.OUTPUT, 1, b"\x1b[?1049l$ "
 
 
-def index(folder: Path, key: Path) -> tuple[float, int]:
+def index(folder: Path, key: Path, session: str = SESSION) -> tuple[float, int]:
     """Make the index as `proxyd index` does; gives seconds and bytes."""
     began, recording = time.perf_counter(), Recording.open(folder, key)
-    writer = Writer(folder, SESSION, recording.dek)
+    writer = Writer(folder, session, recording.dek)
     with Decoder(TERMINAL) as decoder:
         for items in decoder.fed(recording.records()):
             writer.add(items)

@@ -96,7 +96,13 @@ def seen_by(lab: ConsoleLab, session: str, name: str) -> set[str]:
 
 
 def differing(one: dict[str, Any], other: dict[str, Any]) -> str:
-    """Say where two dumps differ; "" when they are equal."""
+    """Say where a jump's dump differs from a straight one; "" when they are equal.
+
+    Behind a full row xterm and libghostty erase a line's end from its last cell on, and no letter waits to wrap any more;
+    xterm.js erases nothing, and one waits. So that cell may be blank, and the cursor on it instead of behind it.
+    """
+    edge = one["size"][0] - 1
+    one, other = ({**dump, "at": [min(dump["at"][0], edge), dump["at"][1]]} for dump in (one, other))
     for name in ("size", "at", "alternate"):
         if one[name] != other[name]:
             return f"{name}: {one[name]} is not {other[name]}"
@@ -104,7 +110,7 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> str:
         for row, (left, right) in enumerate(zip(one[name], other[name], strict=True)):
             cells = zip(left.split("\n"), right.split("\n"), strict=True)
             for column, (a, b) in enumerate(cells):
-                if a != b:
+                if a != b and not (column == edge and a.startswith("|")):
                     return f"{name}, row {row}, column {column}: {a!r} is not {b!r}"
     return ""
 

@@ -324,3 +324,22 @@ def test_the_log_follows_a_desktop_and_seeks_in_it(rig: Rig, played: Played) -> 
         shot(page, "player-desktop")
         assert violations(page) == []
         eventually("the last picture", lambda: shows_exactly(page, end))
+
+
+def test_a_desktop_has_small_pictures_and_one_to_keep(rig: Rig, played: Played) -> None:
+    end_us = played.records[-1].at_us
+    with rig.page() as page:
+        ready(rig, page, played.id)
+        sizes = page.evaluate(
+            """at => Promise.all(['thumbs', 'stills'].map(async (one) => {
+                const answer = await fetch(`${document.querySelector('.screen').dataset.recording}/${one}/${at}`);
+                const picture = await createImageBitmap(await answer.blob());
+                return [picture.width, picture.height];
+            }))""",
+            end_us,
+        )
+        ((_, shown),) = pictures(played.records, [end_us])
+        assert sizes[1] == [shown.width, shown.height]
+        assert sizes[0][0] <= 320
+        assert sizes[0][1] <= 200
+        assert abs(sizes[0][0] / sizes[0][1] - shown.width / shown.height) < 0.1
