@@ -39,6 +39,7 @@ LOOK_LINES: Final = 1000  # of text between two looks whether somebody cancelled
 WHY_SHOWN: Final = 1000  # characters of an error that the daemon keeps
 PATIENCE_S: Final = 600.0  # for the daemon: an upgrade of the machine's packages
 AGAIN_S: Final = 0.5  # between two looks whether it is back
+LAST_WORD_S: Final = 2.0  # for why a job ended, where the daemon knows it no more
 INTERRUPTED: Final = "who made it was interrupted"
 ENTRY: Final = "from proxyd.cli import proxyctl; proxyctl()"
 
@@ -126,9 +127,17 @@ class Job:
                 return self._run.call(name, job=self.id, **arguments)
             except ControlError as error:
                 if error.code is not Code.UNREACHABLE:
+                    self._last_word()
                     raise
                 self._rejoin(error)
                 self.wait()
+
+    def _last_word(self) -> None:
+        """Raise why it ended, where that is on its way: who cancels it may be faster than its next word."""
+        with contextlib.suppress(ControlError):
+            if select.select([self._stream], [], [], LAST_WORD_S)[0]:
+                for frame in self._stream.receive():
+                    _refuse_cancelled(frame)
 
     def _frame(self) -> dict[str, Any]:
         while not self._frames:
