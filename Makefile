@@ -90,7 +90,7 @@ finish() {  # the table of stages, and the sum of all runs of pytest as its last
 endef
 export TOOLS
 
-.PHONY: help demo test mission bench exam lint lock clean packages
+.PHONY: help demo test mission screenshots bench exam lint lock clean packages
 
 help:
 	cat <<-'END'
@@ -99,6 +99,7 @@ help:
 	make exam      the long counts of every promise, which make test samples
 	make mission   which test proves which item of the mission
 	make bench     measure the promises of the README
+	make screenshots  take the README's pictures anew, of real sessions in a real browser
 	make lint      ruff, mypy, import-linter, the lock
 	make lock      write uv.lock again from pyproject.toml
 	make clean     remove .venv, caches and build results
@@ -199,6 +200,9 @@ lint: $(VENV)/.dev
 
 mission: $(VENV)/.dev
 	$(PY) -m tests.mission
+
+screenshots: $(VENV)/.dev packages
+	$(PY) -m tests.screenshots docs
 
 bench: $(VENV)/.dev
 	$(PY) -m bench

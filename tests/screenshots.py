@@ -10,13 +10,14 @@ import io
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from proxyd.access import hash_password
 from proxyd.verifiers import scram
@@ -37,12 +38,12 @@ SCALE: Final = (
     1.25  # pixels of the picture for one of the page: sharp on most screens, and half of what 2 takes
 )
 SSH: Final = OpenSSH()
-PROMPT: Final = "$ "
+KEY_S, THINK_S = 0.05, 1.2  # of a person at work: a picture of a timeline needs some time
 SHELL: Final = (
     r"env PS1='\[\e[32m\]app@web1\[\e[0m\]:\[\e[34m\]\w\[\e[0m\]$ ' LC_ALL=C.UTF-8 bash --norc --noprofile -i"
 )
 WORK: Final = ("cd /etc", "ls --color=always -C /etc | head -20", "grep -n --color=always root passwd group", "df -h /",
-               "sudo systemctl restart orders")  # fmt: skip
+               "systemctl restart orders")  # fmt: skip
 
 
 def main() -> int:
@@ -94,8 +95,12 @@ def shell(lab: Lab, directory: Path, user: str, target: str, *lines: str) -> Ite
     with Terminal(argv, env=SSH.env(at), rows=30, columns=100) as terminal:
         terminal.expect(r"\$")
         for line in lines:
-            terminal.type(f"{line}\r")
+            time.sleep(THINK_S)
+            for key in f"{line}\r":
+                terminal.type(key)
+                time.sleep(KEY_S)
             terminal.expect(r"\r\n(?s:.*)\$ ")
+        time.sleep(THINK_S)
         yield terminal
 
 
@@ -134,9 +139,9 @@ def pictures(lab: ConsoleLab, directory: Path) -> Iterator[tuple[str, bytes]]:
         terminal.wait()
     proxyd.ended(worked)
     with ExitStack() as open_sessions:
-        top = open_sessions.enter_context(shell(lab.lab, directory, "carol", "web2"))
+        editing = open_sessions.enter_context(shell(lab.lab, directory, "carol", "web2"))
         watched = _live(lab, "carol")
-        top.type("top -d 1\r")
+        editing.type("vim -u NONE -N -c 'syntax on' /etc/ssh/ssh_config\r")
         psql = open_sessions.enter_context(querying(lab, "bob"))
         queried = _live(lab, "bob")
         yield from _live_pictures(lab, watched, queried, psql)
@@ -167,7 +172,7 @@ def _live_pictures(
 ) -> Iterator[tuple[str, bytes]]:
     with lab.page(ADMIN, **_options("dark")) as page:
         page.goto(f"{lab.console.url}/sessions/{watched}/live")
-        lab.shown(page, "PID")
+        lab.shown(page, "Host *")
         yield "console-live.webp", _taken(page)
         page.goto(f"{lab.console.url}/sessions/{queried}/live")
         page.locator("[data-said=status]", has_text="watching").wait_for()
@@ -182,8 +187,9 @@ def _live_pictures(
 
 def _reviewed(lab: ConsoleLab, page: Page, session: str) -> Iterator[tuple[str, bytes]]:
     page.goto(f"{lab.console.url}/sessions/{session}/play")
-    page.locator(".feed button", has_text="systemctl").first.click()
-    lab.shown(page, "systemctl")
+    expect(page.locator("[data-said=status]")).to_have_text("")
+    page.locator(".feed .is-finding button").click()
+    lab.shown(page, "systemctl restart orders")
     page.get_by_role("textbox", name="Comment").fill("No ticket for this restart: asked alice.")
     page.get_by_role("button", name="Add comment").click()
     page.locator(".pin").wait_for()
