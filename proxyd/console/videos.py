@@ -33,8 +33,8 @@ from proxyd.recorder.verify import Report
 JOB_ID: Final = re.compile(r"[0-9a-f]{1,32}")
 ROWS: Final = 1000  # of the list: what the daemon gives at once
 FORMS: Final[Mapping[str, str]] = {
-    "webm": "Video, WebM (AV1 and Opus): small, plays in browsers",
-    "mp4": "Video, MP4 (H.264 and AAC): plays everywhere",
+    "webm": "Video, WebM: small, plays in browsers",
+    "mp4": "Video, MP4 (H.264): larger, plays everywhere",
     "asciicast": "Terminal, asciicast 3: plays in terminals, text can be copied",
     "asciicast2": "Terminal, asciicast 2: for older players",
     "pyrdp": "Replay for PyRDP's player",

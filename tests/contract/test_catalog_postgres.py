@@ -29,6 +29,7 @@ from tests.unit.archive.test_catalog import (  # noqa: F401 - the same tests, on
     test_an_id_may_be_shortened_while_it_stays_clear,
     test_blocks_name_author_and_time_until_released,
     test_ending_an_unknown_session_is_not_silent,
+    test_exports_are_for_people_queued_again_and_removed,
     test_many_threads_and_a_second_process_write_at_once,
     test_the_list_filters_and_sorts,
     test_what_a_crash_left_live_can_be_ended_as_recovered_and_said_twice,

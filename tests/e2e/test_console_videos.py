@@ -93,6 +93,34 @@ def films(shared: Path) -> Iterator[Films]:
     RUNNING.remove(lab)
 
 
+def makers(job: str) -> list[int]:
+    """The processes that make this export, by what their command lines say."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it has just ended
+            continue
+        if job.encode() in words and b"make" in words:
+            found.append(int(process.name))
+    return found
+
+
+@contextmanager
+def paused(films: Films, job: str) -> Iterator[None]:
+    """Hold whoever makes an export, once it is at work, so that there is time to look."""
+
+    def at_work() -> list[int]:
+        return makers(job) if films.row(job)["percent"] > 0 else []
+
+    (maker,) = eventually("it is at work", at_work, within_s=60)
+    os.kill(maker, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(maker, signal.SIGCONT)
+
+
 @contextmanager
 def slowly(console: Console, client: Client, path: str) -> Iterator[ssl.SSLSocket]:
     """Ask for a file on a connection that takes little at a time: the kernels hold some megabytes of it, and no more."""
@@ -127,12 +155,13 @@ def test_session_video_generate_video_for_download(films: Films, tmp_path: Path)
         shot(page, "generate-video")
         page.get_by_role("button", name="Yes, generate it").click()
         expect(page.get_by_text("You get a mail when it is ready")).to_be_visible()
-        expect(page.locator("progress")).to_be_visible()
-        expect(page.locator("progress")).not_to_have_attribute("value", "0")  # it moves by itself
-        shot(page, "export-at-work")
-        page.get_by_role("link", name="Exports").click()
-        expect(page.locator("tbody tr")).to_contain_text("alice on root@web1")
-        shot(page, "exports")
+        with paused(films, page.url.rpartition("/")[2]):
+            expect(page.locator("progress")).to_be_visible()  # the page keeps itself true
+            expect(page.locator("progress")).not_to_have_attribute("value", "0")
+            shot(page, "export-at-work")
+            page.get_by_role("link", name="Exports").click()
+            expect(page.locator("tbody tr")).to_contain_text("alice on root@web1")
+            shot(page, "exports")
         expect(page.locator("tbody tr .badge.ok")).to_have_text("ready", timeout=MADE_MS)
 
     eventually("the mail arrives", lambda: films.mailbox.mails, within_s=30)
@@ -253,19 +282,6 @@ def test_pages_about_exports_are_for_everybody(films: Films) -> None:
     for job in jobs:
         client.post(f"/exports/{job}/cancel", {})
     assert not found
-
-
-def makers(job: str) -> list[int]:
-    """The processes that make this export, by what their command lines say."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:  # it has just ended
-            continue
-        if job.encode() in words and b"make" in words:
-            found.append(int(process.name))
-    return found
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from proxyd.errors import ProxydError
 from proxyd.recorder import schema
 from proxyd.recorder.catalog import Catalog, CatalogError, NotFound, SessionFilter
 from proxyd.recorder.database import MIGRATIONS
+from proxyd.recorder.jobs import Jobs, State
 from proxyd.recorder.summary import Finding
 
 DAY = 86_400.0
@@ -321,3 +322,37 @@ def test_storage_errors_show_neither_sql_nor_values(catalog: Catalog, tmp_path: 
         catalog.block("hunter2", "db", "bob")
     assert "hunter2" not in str(caught.value)
     assert "INSERT" not in str(caught.value).upper()
+
+
+@pytest.mark.mission("M13")
+def test_exports_are_for_people_queued_again_and_removed(catalog: Catalog) -> None:
+    for name in ("a", "b"):
+        catalog.started(row(name))
+        end(catalog, name)
+    now = iter(range(2000, 3000))
+    jobs, other = Jobs(catalog, "node1", clock=lambda: float(next(now))), Jobs(catalog, "node2")
+    asked = {"who": "ann by web", "person": "ann", "form": "webm", "path": "/x", "settings": '{"keys":true}'}
+    first = jobs.add("1", session="a", unattended=True, address="192.0.2.9", **asked)
+    assert jobs.find("1") == first
+    assert first.unattended
+    jobs.add("2", session="b", **(asked | {"person": "bob"}))
+    other.add("3", session="b", **asked)
+    assert jobs.move("1", State.RUNNING)
+    jobs.keep("1", sha256="ab", size=1 << 40)
+    assert [(one.id, one.state, one.started_at, one.sha256) for one in jobs.left()] == [
+        ("1", "queued", None, "ab"),
+        ("2", "queued", None, ""),
+    ]
+    assert {one.id for one in jobs.newest(10, person="ann")} == {"1", "3"}
+    assert {one.id for one in jobs.newest(10, "b")} == {"2", "3"}
+    assert jobs.about(["a", "none"]) == {"a": "alice on root@db-prod"}
+    for job in ("1", "2"):
+        assert jobs.move(job, State.RUNNING)
+        assert jobs.move(job, State.DONE)
+        assert not jobs.move(job, State.QUEUED)
+    ended = jobs.find("2").ended_at
+    assert ended is not None
+    assert [one.id for one in jobs.due(ended)] == ["1"]
+    jobs.removed("1")
+    assert jobs.due(ended) == []
+    assert jobs.find("1").removed_at is not None
