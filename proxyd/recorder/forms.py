@@ -63,9 +63,7 @@ def settle(form: str, protocol: str, settings: Settings) -> str:
     """Give what `choose` does, for an export with these settings. Raises FormatError if it can't be."""
     chosen = choose(form, protocol)
     if protocol == DESKTOP and (settings.channel is not None or (settings.keys and chosen not in FILMS)):
-        raise FormatError(
-            f"{chosen} of a desktop is all of the session: it has no channels, and its keys or none"
-        )
+        raise FormatError(f"{chosen} of a desktop is all of the session: it has no channels and no --input")
     if protocol in PROTOCOLS and (settings.channel is not None or settings.keys):
         raise FormatError(f"a {protocol} session has statements: it has no channels, and no keys but them")
     if settings.pause_s is not None and chosen not in FILMS:
