@@ -13,10 +13,10 @@ from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import ASGIApp
 
 from proxyd import log, metrics
 from proxyd.access import Access
@@ -102,8 +102,16 @@ class Site:
     live: int = 0
 
 
-def application(site: Site, hosts: Collection[str]) -> Starlette:
-    """Make the application; `hosts`: each "host:port" it is called by."""
+def guarded(site: Site, hosts: Collection[str]) -> ASGIApp:
+    """Make the application behind its door; `hosts`: each "host:port" it is called by.
+
+    The door is around all of it: what starlette answers for a fault carries the browsers' orders too.
+    """
+    return Guard(application(site), origins(hosts))
+
+
+def application(site: Site) -> Starlette:
+    """Make the application itself."""
     app = Starlette(
         routes=[
             Route("/sign-in", entry.ask, methods=["GET"]),
@@ -114,7 +122,6 @@ def application(site: Site, hosts: Collection[str]) -> Starlette:
             WebSocketRoute("/sessions/{session}/live/stream", live.stream),
             *(_route(path, handler, method) for method, path, handler in TABLE),
         ],
-        middleware=[Middleware(Guard, hosts=origins(hosts))],
         exception_handlers={
             ControlError: _control_error,
             ProxydError: _refused,

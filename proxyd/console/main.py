@@ -20,7 +20,7 @@ from proxyd import log, metrics
 from proxyd.access import Access
 from proxyd.admission import Admission
 from proxyd.config import Config, Console
-from proxyd.console.app import Site, application
+from proxyd.console.app import Site, guarded
 from proxyd.console.assets import Assets
 from proxyd.console.daemon import Daemon
 from proxyd.console.guard import HTTPS_PORT
@@ -63,7 +63,7 @@ async def _run(config: Config, settings: Console) -> None:
     hosts = _hosts(settings, host, port)
     url = f"https://{hosts[0].removesuffix(f':{HTTPS_PORT}')}"
     site = _site(config, settings, url)
-    site.door = Door(application(site, hosts), settings, config.admission)
+    site.door = Door(guarded(site, hosts), settings, config.admission)
     async with trio.open_nursery() as beside:
         if settings.metrics is not None:
             await beside.start(_measured, settings.metrics, site)

@@ -28,13 +28,15 @@ from proxyd import config, log, metrics
 from proxyd.access import Access
 from proxyd.admission import Admission
 from proxyd.console import server
-from proxyd.console.app import Site, application
+from proxyd.console.app import Site, guarded
 from proxyd.console.assets import Assets
 from proxyd.console.daemon import Daemon
+from proxyd.console.makers import Makers
 from proxyd.console.pages import Pages
 from proxyd.console.provider import Provider
 from proxyd.console.recordings import Recordings
 from proxyd.console.signin import SignIn, SignIns
+from proxyd.console.videos import Videos
 from tests.fuzz.program import Input
 
 HOST: Final = "console.example"
@@ -111,21 +113,23 @@ class Place:
         settings = SimpleNamespace(
             users={"ann": config.User(name="ann")}, targets={}, grants=[], listen=SimpleNamespace(ssh=None)
         )
-        assets = Assets()
+        directory = Path(mkdtemp(prefix="fuzz-console-"))
+        daemon, assets = Daemon(directory / "none"), Assets()
         signins = SignIns(console, trio.current_time)
         self.site = Site(
             settings=console,
             review=config.Review(),
             access=Access(settings),  # type: ignore[arg-type]
             admission=Admission(config.Admission(exempt=["192.0.2.0/24"])),
-            daemon=Daemon(Path(mkdtemp(prefix="fuzz-console-")) / "none"),
+            daemon=daemon,
             signins=signins,
             assets=assets,
             pages=Pages(assets),
             recordings=Recordings(None),
+            videos=Videos(Makers(directory / "none.toml", daemon, 1), directory),
             provider=Provider(oidc, f"https://{HOST}"),
         )
-        self.app = application(self.site, [f"{HOST}:443"])
+        self.app = guarded(self.site, [f"{HOST}:443"])
         self.served = server.Settings(console)
         self.served.certfile = None
         self.faults = Faults()
@@ -133,8 +137,9 @@ class Place:
 
     def signed_in(self) -> None:
         """Sign in the one browser there is, anew: an input may have signed it out."""
-        digest = hashlib.sha256(TOKEN.encode()).digest()
-        self.site.signins._known = {digest: SignIn("ann", "192.0.2.1", 0.0, 0.0, form_token=TOKEN[:21])}
+        now = trio.current_time()
+        one = SignIn("ann", "192.0.2.1", now, now, form_token=TOKEN[:21], asked=now)
+        self.site.signins._known = {hashlib.sha256(TOKEN.encode()).digest(): one}
 
 
 _PLACE: list[Place] = []

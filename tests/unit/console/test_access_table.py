@@ -18,7 +18,7 @@ def served() -> set[tuple[str, str]]:
     """Give every (method, path) the application answers."""
     site: Any = SimpleNamespace(assets=SimpleNamespace(serve=lambda _: None))
     found: set[tuple[str, str]] = set()
-    for route in application(site, []).routes:
+    for route in application(site).routes:
         if isinstance(route, WebSocketRoute):
             found.add(("WEBSOCKET", route.path))
         else:
