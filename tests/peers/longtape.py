@@ -54,9 +54,12 @@ def typed_and_shown(seconds: int, size: int, piece: int) -> Iterator[Item]:
     for number in range(count):
         at_us = number * seconds * 1_000_000 // count
         while keys_at <= at_us:
-            command = b"make step-%d\r" % (keys_at // KEYS_US)
-            yield keys_at, Kind.INPUT, 1, command
-            yield keys_at, Kind.OUTPUT, 1, b"$ " + command + b"\n"
+            command = b"make step-%d" % (keys_at // KEYS_US)
+            yield keys_at, Kind.OUTPUT, 1, b"\x1b[0m\r\n$ "  # also behind half of a sequence
+            for kind in (Kind.INPUT, Kind.OUTPUT):  # what is typed, and its echo
+                yield keys_at, kind, 1, command
+            yield keys_at, Kind.INPUT, 1, b"\r"
+            yield keys_at, Kind.OUTPUT, 1, b"\r\n"
             keys_at += KEYS_US
         text = b"".join(draw.choices(lines, k=piece // 32 + 1))
         yield max(at_us, keys_at - KEYS_US), Kind.OUTPUT, 1, text[:piece]
