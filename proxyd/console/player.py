@@ -45,6 +45,8 @@ class Surveys:
     def of(self, recording: Recording, answer: dict[str, Any], *, anew: bool = False) -> Survey:
         """Give one; `anew`: made again if the one that is kept is not all there could be. Raises FormatError."""
         session = answer["session"]["id"]
+        if _is_live(answer):  # what is kept would be short for good
+            return survey(recording, answer)
         if anew and (found := self._kept.get(session)) is not None and found.note:
             self._kept.drop(session)
         return self._kept.of(session, lambda: survey(recording, answer))
@@ -143,6 +145,8 @@ async def thumb(visit: Visit) -> Response:
 
     def work(recording: Recording, answer: dict[str, Any]) -> bytes:
         _refuse_others(answer, TERMINAL, DESKTOP)
+        if _is_live(answer):
+            return made(recording, answer)
         return site.thumbs.of((answer["session"]["id"], at_us), lambda: made(recording, answer))
 
     def made(recording: Recording, answer: dict[str, Any]) -> bytes:
@@ -157,6 +161,10 @@ async def thumb(visit: Visit) -> Response:
 async def _moment(visit: Visit, at_us: int, work: Callable[[Recording, dict[str, Any]], Result]) -> Result:
     at = at_us / MICRO
     return await visit.site.recordings.read(visit, "replay", work, first=at, last=at)
+
+
+def _is_live(answer: dict[str, Any]) -> bool:
+    return bool(answer["session"]["state"] == "live")
 
 
 def _refuse_others(answer: dict[str, Any], *protocols: str) -> None:

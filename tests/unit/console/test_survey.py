@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from proxyd import cuts as cutting
 from proxyd.cli_view import Scene
 from proxyd.console import survey as surveying
+from proxyd.console.player import Surveys
 from proxyd.console.survey import BINS, UNINDEXED, Survey, survey
 from proxyd.cuts import BEGINNING, Cut, Cuts, cut_of, piece
 from proxyd.errors import FormatError
@@ -197,3 +198,14 @@ def test_lists_are_bounded_and_say_so(monkeypatch):
 def test_an_index_that_is_none_is_not_believed(item):
     with pytest.raises(FormatError):
         Survey(1_000_000, "ssh").take(item)
+
+
+def test_what_a_live_session_had_so_far_is_not_kept() -> None:
+    surveys, early = Surveys(), of([PTY, (1_000, Kind.OUTPUT, 1, b"early")])
+    late = [*early, Record(9, 5_000_000, Kind.OUTPUT, 1, b"late")]
+    live, ended = (
+        {"session": {"id": "one", "protocol": "ssh", "state": state}} for state in ("live", "closed")
+    )
+    assert surveys.of(recording(early), live).duration_us == 1_000
+    assert surveys.of(recording(late), ended).duration_us == 5_000_000
+    assert surveys.of(recording(early), ended).duration_us == 5_000_000  # that one is
