@@ -156,7 +156,7 @@ async def test_a_purged_recording_is_not_reviewed_and_waits_for_nobody(played: P
 async def test_a_session_much_looked_at_is_shown_with_its_newest_views(
     played: Played, connect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxyd.control.commands.VIEWS_SHOWN", 3)
+    monkeypatch.setattr("proxyd.control.listing.VIEWS_SHOWN", 3)
     people(played)
     played.end(played.begin())
     wire = await connect()
