@@ -30,10 +30,12 @@ import asyncio, os, signal, sys, threading
 for number in (signal.SIGHUP, signal.SIGTERM):  # whoever ran the tests in the background may have them ignored
     signal.signal(number, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+import logging
 import trio
 import trio.testing
 from proxyd import host
 
+logging.getLogger("asyncio").setLevel(logging.ERROR)  # -X dev warns of callbacks that took long: on a busy machine any does
 if sys.argv[1] == "asyncio":
     host._new_loop = asyncio.new_event_loop
 
