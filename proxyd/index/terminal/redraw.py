@@ -5,8 +5,9 @@ Rule 1: a terminal of this size that is as new shows behind these bytes what thi
         screen beneath a full-screen program is there too, and the cursors that were saved.
 Rule 2: there are only sequences in it that proxyd.terminal.Harmless passes: title, palette, mouse, keyboard and tab stops
         are not a viewer's. What scrolled away is not in it.
-Rule 3: no letter waits to wrap behind a cell that nothing was written to: a blank stands there. Where a screen can't be left
-        (screen, rule 2) saved cursors, and the screen beneath, are not known and left out.
+Rule 3: no letter waits to wrap behind a cell that nothing was written to: a blank stands there, and the cursor saved beneath
+        a full-screen program does not wait. Where a screen can't be left (screen, rule 2) saved cursors, and the screen
+        beneath, are not known and left out.
 """
 
 from __future__ import annotations
@@ -74,6 +75,11 @@ def _ends(runs: list[Run], columns: int) -> bool:
     return bool(runs) and len(runs[-1].text) == runs[-1].cells and runs[-1].column + runs[-1].cells == columns
 
 
+def _written(runs: list[Run], column: int) -> bool:
+    """Say whether a letter stands in a column."""
+    return any(run.text and run.column <= column < run.column + run.cells for run in runs)
+
+
 def _no_room(one: list[Run], two: list[Run], columns: int) -> bool:
     """Say whether the letter a row begins with had no room in the last column of the one before, which is blank."""
     blank = not one or not one[-1].text or one[-1].column + one[-1].cells < columns
@@ -98,9 +104,16 @@ def _saved(screen: ScreenModel, *, keep: bool) -> Iterator[bytes]:
         return
     copy.feed(_RESTORE)
     column, row = copy.at
-    yield b"\x1b[%d;%dH" % (row + 1, column + 1) + copy.pen()
+    place = b"\x1b[%d;%dH" % (row + 1, column + 1)
+    yield place
+    written = _written(copy.exact()[row], column)
+    if copy.waits and (written or keep):
+        yield from _full(copy, column, row)
+    yield copy.pen()
     if keep:
         yield _SAVE + _NORMAL
+    if copy.waits and keep and not written:
+        yield place + b"\x1b[X"
 
 
 def _state(screen: ScreenModel) -> Iterator[bytes]:
