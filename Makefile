@@ -186,6 +186,7 @@ exam: $(VENV)/.dev packages
 	exec </dev/null
 	eval "$$TOOLS"
 	stage "the long counts" tests -m slow tests
+	PROPERTIES=random stage "other examples" tests -n $(WORKERS) -m "not slow" tests/unit tests/contract
 	stage "atheris" $(VENV)/bin/uv sync -q --locked --inexact --group dev --group fuzz
 	for protocol in postgres mysql rdp_wire rdp_channels rdp_decode rdp_graphics terminal console; do
 	    stage "fuzz $$protocol" $(PY) -m tests.fuzz.campaign $$protocol --seconds 600

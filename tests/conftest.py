@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import os
 from functools import partial
 
 import pytest
+from hypothesis import settings
 
 from tests.mission import items_of
+
+# `make test` runs the same examples each time, with no database of earlier ones; `make exam` runs others each time.
+settings.load_profile("default" if os.environ.get("PROPERTIES") == "random" else "ci")
 
 
 def pytest_configure(config: pytest.Config) -> None:
