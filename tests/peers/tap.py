@@ -7,9 +7,12 @@ the middle of a packet or turns into noise: the peer behind it stays the real on
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import struct
+import sys
+import termios
 import threading
 from enum import Enum
 from types import TracebackType
@@ -121,6 +124,7 @@ class Tap:
             self.stalled.set()
             self.closing.wait()
         if self.fault is Fault.RESET:
+            self._arrived(client)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
         with contextlib.suppress(OSError):
             # Wakes the thread that reads it: while that waits in the kernel, close() sends nothing.
@@ -128,6 +132,13 @@ class Tap:
         client.close()
         with contextlib.suppress(OSError):
             server.shutdown(socket.SHUT_RDWR)
+
+    def _arrived(self, client: socket.socket) -> None:
+        """Wait until the client's kernel has all that was sent: a reset throws away what is still on this side."""
+        unsent = bytearray(4)
+        while not fcntl.ioctl(client, termios.TIOCOUTQ, unsent) and int.from_bytes(unsent, sys.byteorder):
+            if self.closing.wait(0.001):
+                return
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
