@@ -176,7 +176,7 @@ test: $(VENV)/.dev packages
 	exec </dev/null
 	eval "$$TOOLS"
 	eval "$$LINT"
-	stage "unit and contract tests" tests -n $(WORKERS) -m "not slow" tests/unit tests/contract
+	stage "unit and contract tests" tests -n $(WORKERS) --reruns 1 -m "not slow" tests/unit tests/contract
 	stage "end-to-end tests" tests -n $(WORKERS) --dist loadfile --reruns 1 -m "not slow" $(filter-out $(DESKTOPS),$(wildcard tests/e2e/test_*.py)) $(wildcard tests/conformance)
 	stage "desktops end to end" tests -n $(WORKERS) --dist loadfile --reruns 1 -m "not slow" $(DESKTOPS)
 	stage "fuzz and fault tests" tests -n $(WORKERS) --dist loadfile --reruns 1 -m "not slow" $(wildcard tests/fuzz tests/fault)
