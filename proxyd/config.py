@@ -531,6 +531,7 @@ class Target(_Section, frozen=True, kw_only=True):
     mask_errors: bool = False  # quoted values in the target's error messages
     graphics: Graphics = "bitmap"  # how RDP desktops are painted
     colour_depth: Literal[32, 16] = 32  # of RDP's bitmaps, in bits
+    bulk_compression: bool = True  # RDP: MPPC, where the client knows it
     clipboard: Clipboard = Clipboard()
     devices: Devices = Devices()
     static_channels: list[StaticChannel] = []  # RDP: further ones that pass, unread by proxyd

@@ -72,6 +72,7 @@ def targets(shared: Path, desktop: Xrdp) -> Iterator[dict[str, Xrdp | Shadow]]:
         made: dict[str, Xrdp | Shadow] = {
             "desk": desktop,
             "desk16": desktop,
+            "desk-plain": desktop,
             "desk-gfx": desktop,
             "two": two,
             "two-bitmap": two,
@@ -86,6 +87,7 @@ def targets(shared: Path, desktop: Xrdp) -> Iterator[dict[str, Xrdp | Shadow]]:
 POLICIES = {
     "desk": {},
     "desk16": {"colour_depth": 16},
+    "desk-plain": {"bulk_compression": False},
     "desk-gfx": {"graphics": "gfx"},
     "two": {"graphics": "gfx"},
     "two-bitmap": {},
@@ -284,7 +286,7 @@ def test_by_the_pipeline_of_freerdp_2(
     assert shown.differing(decoded(records, LIBRARY_2, monkeypatch)) == 0
 
 
-@pytest.mark.parametrize("name", ["desk", "two-bitmap"])
+@pytest.mark.parametrize("name", ["desk", "desk-plain", "two-bitmap"])
 def test_by_bitmaps_of_32_bits(
     rig: Front, targets: dict[str, Xrdp | Shadow], short: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -299,7 +301,7 @@ def test_by_bitmaps_of_32_bits(
         same(client.screen, targets[name].screen)
     records = recorded(rig, session)
     assert not codecs_of(records)
-    assert compressed(records)
+    assert bool(compressed(records)) is (name != "desk-plain")
     assert shown.differing(decoded(records, LIBRARY_2, monkeypatch)) == 0
 
 

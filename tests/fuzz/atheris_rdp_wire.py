@@ -103,7 +103,9 @@ def target_login(source: Input) -> None:
     selected = (Protocol.SSL, Protocol.HYBRID, Protocol.SSL, Protocol.HYBRID_EX)[settings & 3]
     graphics: Graphics = "gfx" if settings & 4 else "bitmap"
     peer = Peer(source.rest(), chunk, certificate=b"no certificate")
-    target = SimpleNamespace(name="desk", host="desk", colour_depth=32, accounts={"svc": Account()})
+    target = SimpleNamespace(
+        name="desk", host="desk", colour_depth=32, bulk_compression=True, accounts={"svc": Account()}
+    )
     login = back._Login(cast("Any", peer), cast("Any", target), "svc", "Target-Pw1", graphics)
     driven(login.run(selected, WANTS))
 

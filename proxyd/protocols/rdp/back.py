@@ -141,9 +141,8 @@ class _Login:
         user = await self._attach()
         for channel in (user, network.io, *network.channels, *extra):
             await self._join(user, channel)
-        known = info.log_on_as(
-            bitmap_info(wants.info), self._account.domain, self._login, self._account.password
-        )
+        asked = bitmap_info(wants.info, compressed=self._target.bulk_compression)
+        known = info.log_on_as(asked, self._account.domain, self._login, self._account.password)
         self._talk.send(
             mcs.build_data(mcs.Data(user, network.io, info.build_client_info(known)), to_server=True)
         )

@@ -225,9 +225,10 @@ def _uncompressed(channel: Channel) -> Channel:
     return channel._replace(options=channel.options & ~int(_COMPRESSED_CHANNEL))
 
 
-def bitmap_info(info: ClientInfo) -> ClientInfo:
-    """Give Client Info of a client whose updates can be inflated, and that paints no windows of its own."""
-    return cap_compression(replace(info, flags=InfoFlag(info.flags & ~int(_RAIL))))
+def bitmap_info(info: ClientInfo, *, compressed: bool = True) -> ClientInfo:
+    """Give Client Info of a client whose updates can be inflated or are plain, and that paints no windows of its own."""
+    dropped = int(_RAIL) if compressed else int(_RAIL | InfoFlag.COMPRESSION | InfoFlag.COMPRESSION_TYPE)
+    return cap_compression(replace(info, flags=InfoFlag(info.flags & ~dropped)))
 
 
 def limited(active: Active, graphics: Graphics = "bitmap") -> Active:

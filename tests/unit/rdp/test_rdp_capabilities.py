@@ -165,6 +165,9 @@ def test_client_information_of_the_policy():
     edited = capabilities.bitmap_info(replace(found, flags=flags))
     assert edited.flags == found.flags
     assert edited.compression == 1
+    plain = capabilities.bitmap_info(replace(found, flags=flags), compressed=False)
+    assert plain.compression is None
+    assert plain.flags == found.flags & ~(0x80 | 0xF << 9)
 
 
 def test_our_own_screen():
