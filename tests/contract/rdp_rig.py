@@ -44,7 +44,8 @@ from tests.peers.rdp.tls import Identity
 
 PASSWORD = "correct horse"
 TARGET_PASSWORD = "TargetPw"
-CALM_S = 10.0
+CALM_S = 60.0  # what anything may take on the busiest machine; longer, it is stuck
+LOGIN_S = 30  # for the target's login, where a test does not wait for it to pass
 CHANNELS = range(1020, 1024)  # the target's; what the captured client asks for is four
 TARGET_USER = 1010
 GRANTED = info.build_license_error(info.LicenseError.STATUS_VALID_CLIENT)
@@ -304,7 +305,7 @@ async def rigged(
         listening = (await nursery.start(trio.serve_tcp, lambda stream: answer(stream), 0))[0]  # noqa: PLW0108 - defined below
         port = listening.socket.getsockname()[1]
         trusted = {} if target.keys() & {"tls", "tls_ca", "tls_pins"} else {"tls_ca": str(shown.ca)}
-        desk = {"address": f"{HOST}:{port}", "protocol": "rdp", "login_seconds": 2, **trusted, **target,
+        desk = {"address": f"{HOST}:{port}", "protocol": "rdp", "login_seconds": LOGIN_S, **trusted, **target,
                 "accounts": {"svc": {"password": f"file:{secret}"}}}  # fmt: skip
         more = {
             "users": {"alice": {"password": hash_password(PASSWORD)}, "bob": {"nt_hash": nt_hash(PASSWORD)}},

@@ -95,21 +95,21 @@ def test_a_hold_and_a_purge_of_two_nodes_never_both_win(url: str) -> None:
             go = threading.Barrier(2)
 
             def hold(name: str = name, won: dict[str, Any] = won, go: threading.Barrier = go) -> None:
-                go.wait(10)
+                go.wait(60)
                 try:
                     won["held"] = Holds(here).hold(name, "eve", "an inquiry")
                 except HoldRefused:
                     won["held"] = None
 
             def condemn(name: str = name, won: dict[str, Any] = won, go: threading.Barrier = go) -> None:
-                go.wait(10)
+                go.wait(60)
                 won["gone"] = Holds(there).condemn(name, "its time is over")
 
             threads = [threading.Thread(target=work) for work in (hold, condemn)]
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(20)
+                thread.join(60)
             assert (won["held"] is None) != (won["gone"] is None), won
 
 

@@ -44,7 +44,7 @@ from proxyd.recorder.sidecar import Derived, Item, Keyframe, keyframe_of
 pytestmark = pytest.mark.mission("M12", "M16")
 
 WIDTH, HEIGHT = 640, 480
-ANSWER_S = 20.0
+ANSWER_S = 60.0
 
 
 class Process:

@@ -19,7 +19,7 @@ import pytest
 import trio
 from unit.test_session import core_of
 
-from proxyd import config, verifiers
+from proxyd import config, relay, verifiers
 from proxyd.database_tls import front_context
 from proxyd.engine import Core
 from proxyd.listener import Listener
@@ -36,7 +36,8 @@ from tests.peers.mariadb import Authority
 
 pytestmark = pytest.mark.hosted
 PASSWORD = "correct horse"
-CALM_S = 10.0
+CALM_S = 60.0  # what anything may take on the busiest machine; longer, it is stuck
+LOGIN_S = 30  # for the target's login, where a test does not wait for it to pass
 READY = wire.ready(wire.IDLE)
 GREETED = (
     wire.authentication(0)
@@ -189,7 +190,7 @@ async def rigged(
         port = listening.socket.getsockname()[1]
         more = {
             "users": {"alice": {"scram": verifiers.scram(PASSWORD)}},
-            "targets": {"pg1": {"address": f"{HOST}:{port}", "protocol": "postgres", "tls": "off", "login_seconds": 2, **target,
+            "targets": {"pg1": {"address": f"{HOST}:{port}", "protocol": "postgres", "tls": "off", "login_seconds": LOGIN_S, **target,
                                 "accounts": {"app": {"password": f"file:{secret}"}}}},
             "grants": [{"users": ["*"], "targets": ["*"], "accounts": ["*"]}],
         }  # fmt: skip
@@ -412,7 +413,8 @@ ROGUES = {
 @pytest.mark.parametrize("what", ROGUES)
 async def test_target_that_can_t_be_logged_in_to(tmp_path: Path, what: str) -> None:
     serve, code = ROGUES[what]
-    async with rigged(tmp_path, serve) as rig, rig.client() as peer:
+    patience = {"login_seconds": 1} if what == "silent" else {}
+    async with rigged(tmp_path, serve, **patience) as rig, rig.client() as peer:
         await rig.login(peer)
         said = await peer.until("E")
         assert code.encode() in said and b"FATAL" in said
@@ -421,11 +423,11 @@ async def test_target_that_can_t_be_logged_in_to(tmp_path: Path, what: str) -> N
 
 
 async def test_client_that_leaves_while_its_target_is_dialled_ends_the_session(tmp_path: Path) -> None:
-    async with rigged(tmp_path, says(), login_seconds=60) as rig:
+    async with rigged(tmp_path, says(), login_seconds=3 * CALM_S) as rig:
         async with rig.client() as peer:
             await rig.login(peer)
             await until("the target is reached", lambda: rig.targets)
-        await until("the session is over", lambda: not len(rig.core.registry), within_s=3)
+        await until("the session is over", lambda: not len(rig.core.registry))
 
 
 @pytest.mark.parametrize(
@@ -464,15 +466,17 @@ async def test_drop_cuts_a_row_that_does_not_end(tmp_path: Path) -> None:
         await rig.targets[0].send(b"D" + (200 << 20).to_bytes(4, "big") + b"begin")
         await peer.exactly(10)
         (session,) = rig.core.registry.list()
-        began = trio.current_time()
         await session.drop("ann")
         await peer.ended()
-        assert trio.current_time() - began < 1.2
     (result,) = [body for body in rig.bodies(Kind.STATEMENT) if body["event"] == "result"]
     assert result["outcome"] == "cut"
 
 
-async def test_drop_reaches_a_client_that_does_not_read(tmp_path: Path) -> None:
+async def test_drop_reaches_a_client_that_does_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "FLUSH_SECONDS", 3600.0)  # what ends well has it, what is dropped has not
+
     async def flood(peer: Peer) -> None:
         await peer.startup()
         await peer.send(GREETED)
@@ -484,10 +488,8 @@ async def test_drop_reaches_a_client_that_does_not_read(tmp_path: Path) -> None:
         await peer.send(wire.message(wire.QUERY, b"select\0"))
         await peer.exactly(100_000)
         (session,) = rig.core.registry.list()
-        began = trio.current_time()
         await session.drop("ann")
-        await until("the session is over", lambda: not len(rig.core.registry), within_s=2)
-        assert trio.current_time() - began < 1.5
+        await until("the session is over", lambda: not len(rig.core.registry))
 
 
 async def test_drop_says_goodbye_and_time_over_too(tmp_path: Path) -> None:
@@ -509,10 +511,14 @@ async def test_blocked_flood_is_bounded(tmp_path: Path) -> None:
         (session,) = rig.core.registry.list()
         assert (await session.block("ann"))["settled"] is True
         query, sent = wire.message(wire.QUERY, b"select 1\0") * 2000, 0
-        with trio.move_on_after(1.5):
-            while True:
-                await peer.send(query)
-                sent += len(query)
+        with trio.fail_after(CALM_S):
+            moved = -1
+            while moved < sent or session.gate.refused_requests <= 100:  # until it is not read any more
+                moved = sent
+                with trio.move_on_after(1):
+                    while sent < moved + 64 * len(query):
+                        await peer.send(query)
+                        sent += len(query)
         stream = session.conduit._client  # type: ignore[union-attr]
         assert stream._transport.get_write_buffer_size() < 4 << 20
         assert session.gate.refused_requests > 100

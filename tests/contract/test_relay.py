@@ -20,6 +20,7 @@ from proxyd.errors import ClientError, Dropped, ProxydError, TargetError
 from proxyd.relay import End, Relay, Scanner
 from proxyd.stream import BUFFER_HIGH, Stream, adopt_server
 from tests.contract.stream_contract import (
+    HOUR,
     READ_SIZE,
     SMALL_BUFFER,
     STUCK_SECONDS,
@@ -34,6 +35,14 @@ from tests.contract.test_stream import cancelled_everywhere
 pytestmark = pytest.mark.hosted
 BULK = 50 * 1024 * 1024  # the transfer that must come through intact
 BOUND = 2 * BUFFER_HIGH + 2 * READ_SIZE  # what one direction of a relay may have inside it
+
+
+@pytest.fixture(autouse=True)
+def _no_deadline_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends here ends by itself: a wait for one of these deadlines is stuck for the test as well."""
+    monkeypatch.setattr(relay, "FLUSH_SECONDS", HOUR)
+    monkeypatch.setattr(relay, "HALF_CLOSED_SECONDS", HOUR)
+    monkeypatch.setattr(Stream.aclose, "__defaults__", (HOUR,))
 
 
 def plain(data: bytes) -> bytes:
@@ -116,7 +125,7 @@ async def test_bulk_both_ways_intact(links, tmp_path, near, far):
         from_client=taped("up"),
         from_target=taped("down"),
         target_link=links[far],
-        seconds=60,
+        seconds=4 * STUCK_SECONDS,
     ) as rig:
         got = {rig.user: hashlib.sha256(), rig.server: hashlib.sha256()}
 
@@ -278,30 +287,28 @@ async def test_stop_gives_a_stuck_client_half_a_second(link, tmp_path):
         began = trio.current_time()
         rig.relay.stop(Dropped("by an operator"))
         await rig.over.wait()
-        assert trio.current_time() - began < relay.FAREWELL_SECONDS + 0.4
+        assert trio.current_time() - began >= 0.9 * relay.FAREWELL_SECONDS  # clocks are read apart
 
 
 async def test_a_promised_moment_cuts_a_stuck_client_before_its_farewell_is_over(link, tmp_path, monkeypatch):
-    monkeypatch.setattr(relay, "FAREWELL_SECONDS", 3600.0)
+    monkeypatch.setattr(relay, "FAREWELL_SECONDS", HOUR)
     async with rigged(link, tmp_path) as rig:
         await fill(rig.server)
-        with trio.fail_after(60):
-            rig.relay.stop(Dropped("by an operator"), cut_at=time.monotonic() + 0.1)
-            await rig.over.wait()
+        rig.relay.stop(Dropped("by an operator"), cut_at=time.monotonic() + 0.1)
+        await rig.over.wait()
     assert str(rig.error) == "by an operator"
 
 
 @pytest.mark.parametrize("stuck", ["user", "server", "both"])
-async def test_cancel_cuts_stuck_sides_at_once(link, tmp_path, stuck):
+async def test_cancel_cuts_stuck_sides_at_once(link, tmp_path, monkeypatch, stuck):
+    monkeypatch.setattr(relay, "FAREWELL_SECONDS", HOUR)
     async with rigged(link, tmp_path) as rig:
         if stuck != "user":
             await fill(rig.user)
         if stuck != "server":
             await fill(rig.server)
-        began = trio.current_time()
         rig.scope.cancel()
         await rig.over.wait()
-        assert trio.current_time() - began < 0.2
         assert rig.relay.client.closed.is_set()
         assert rig.relay.target.closed.is_set()
     assert rig.end is None
@@ -489,19 +496,44 @@ async def test_stuck_client_at_the_end_costs_the_flush_deadline_only(link, tmp_p
     async with rigged(link, tmp_path) as rig:
         rig.server.send(b"r" * (BUFFER_HIGH // 2))
         await rig.server.aclose()
-        began = trio.current_time()
         await rig.over.wait()
-        assert trio.current_time() - began < 1
     assert rig.end is End.TARGET_CLOSED
 
 
+class Silences:
+    """Stands where the relay has trio: its waits for a silent client are over when the test says so."""
+
+    def __init__(self) -> None:
+        self.waits: list[trio.CancelScope] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(trio, name)
+
+    def move_on_after(self, seconds: float, *, shield: bool = False) -> trio.CancelScope:
+        if seconds != HOUR:
+            return trio.move_on_after(seconds, shield=shield)
+        self.waits.append(trio.CancelScope())
+        return self.waits[-1]
+
+    async def over(self, before: int) -> None:
+        """End the wait that goes on, and see whether another one follows `before` of them."""
+        self.waits[-1].cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(self.waits) == before + 1
+
+
 async def test_client_that_goes_on_after_the_targets_end_is_waited_for(link, tmp_path, monkeypatch):
-    monkeypatch.setattr(relay, "HALF_CLOSED_SECONDS", 0.15)
+    silences = Silences()
+    monkeypatch.setattr(relay, "trio", silences)
     async with rigged(link, tmp_path) as rig:
         rig.server.send_eof()
-        for _ in range(10):
+        while not silences.waits:
+            await host.on_host(asyncio.sleep(0))
+        for turn in range(1, 11):
             rig.user.send(b"still here")
-            await trio.sleep(0.05)
+            while rig.relay.up.arrived < 10 * turn:
+                await host.on_host(asyncio.sleep(0))
+            await silences.over(turn)
             assert not rig.over.is_set()
         rig.user.send_eof()
         assert await read_all(rig.server) == b"still here" * 10
@@ -515,10 +547,8 @@ async def test_stop_while_flushing(link, tmp_path):
         rig.user.send_eof()
         assert await rig.server.receive() == b""
         await trio.sleep(0.05)
-        began = trio.current_time()
         rig.relay.stop(Dropped("now"))
         await rig.over.wait()
-        assert trio.current_time() - began < relay.FAREWELL_SECONDS + 0.4
     assert isinstance(rig.error, Dropped)
 
 

