@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -254,22 +253,10 @@ async def test_short_texts_are_remembered(monkeypatch: pytest.MonkeyPatch) -> No
 async def test_a_catastrophic_regex_blocks_its_text_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matcher, "DEADLINE_S", 0.3)
     policy = Policy([CATASTROPHE], ALICE, "db1")
-    late = 0.0
-
-    async def beat() -> None:
-        nonlocal late
-        while True:
-            before = time.monotonic()
-            await trio.sleep(0.01)
-            late = max(late, time.monotonic() - before)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(beat)
-        verdict = await policy.judge_in_thread("a" * 40, "")
-        nursery.cancel_scope.cancel()
+    verdict = await policy.judge_in_thread("a" * 40, "")  # the regex alone takes hours
     assert verdict is not None
     assert (verdict.action, verdict.rule.name) == ("block", UNCHECKED)
-    assert late < 0.25  # the regex alone takes hours
+    monkeypatch.setattr(matcher, "DEADLINE_S", 30.0)
     again = await policy.judge_in_thread("aab", "")
     assert again is not None
     assert again.rule.name == "slow"
@@ -282,13 +269,18 @@ async def test_what_could_only_flag_passes_unchecked(monkeypatch: pytest.MonkeyP
     assert await policy.judge_in_thread("a" * 40, "") is None
 
 
-async def test_a_drop_does_not_wait_for_a_slow_text() -> None:
+@pytest.mark.timeout(60)
+async def test_a_slow_text_holds_up_nothing_else_nor_does_a_drop_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(matcher, "DEADLINE_S", 3600.0)  # not what ends it
     policy = Policy([CATASTROPHE], ALICE, "db1")
-    began = time.monotonic()
-    with trio.move_on_after(0.2) as scope:
-        await policy.judge_in_thread("a" * 41, "")
-    assert scope.cancelled_caught
-    assert time.monotonic() - began < 1
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(policy.judge_in_thread, "a" * 41, "")
+        for _ in range(20):  # the loop goes on turning
+            await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert nursery.cancel_scope.cancelled_caught
 
 
 @pytest.mark.timeout(60)

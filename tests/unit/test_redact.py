@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from proxyd import redact
 
 SECRET = "hunter2"
+SLOW_S = 10.0  # of the processor's time: a hundred times what these take, and what grows with the square takes minutes
 
 NAMED = [
     "ALTER USER bob WITH PASSWORD 'hunter2'",
@@ -140,9 +141,9 @@ def test_fingerprint_is_the_shape() -> None:
     ],
 )
 def test_verb(text: str, verb: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert redact.verb(text) == verb
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < SLOW_S
 
 
 @pytest.mark.parametrize(
@@ -203,8 +204,8 @@ def test_tokens_lose_nothing(text: str, dialect: str) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("dialect", ["postgres", "mysql"])
 def test_hostile_text_costs_no_time(text: str, dialect: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     redact.redact("password" + text, dialect)
     redact.mask_literals(text, dialect)
     redact.fingerprint(text, dialect)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < SLOW_S

@@ -226,8 +226,10 @@ async def test_a_permit_that_expires_ends_the_session(settings: Config) -> None:
     async with core_of(settings) as core:
         conduit = NotedConduit()
         with pytest.raises(Dropped, match=TIME_OVER):
-            async with opened(core, LOGIN, permit_of(core, expires=time.time() + 0.2), "ssh") as session:
+            async with opened(core, LOGIN, permit_of(core, expires=time.time() + 3600), "ssh") as session:
                 session.attach(conduit)
+                assert 3000 < session.scope.deadline - trio.current_time() <= 3600
+                session.scope.deadline = trio.current_time()
                 await trio.sleep_forever()
         assert core.catalog.session(session.id).reason == "time over"
         assert conduit.parted == [TIME_OVER]

@@ -194,7 +194,7 @@ def test_kill_9_leaves_an_index_that_is_true(path: Path) -> None:
         for _ in range(4 * turn):
             assert process.stdout.readline()
         process.send_signal(signal.SIGKILL)
-        process.wait(20)
+        process.wait(60)
         process.stdout.close()
         with Ledger(path, KEY, "node1") as ledger:
             same(ledger)

@@ -97,7 +97,7 @@ def running(tls: Path) -> Iterator[Hostile]:
         yield hostile
     finally:
         server.shutdown()
-        thread.join(10)
+        thread.join(60)
         server.server_close()
 
 

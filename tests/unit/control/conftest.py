@@ -233,7 +233,7 @@ class Wire:
         return answer
 
     async def answer(self) -> dict[str, Any] | None:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while not self.waiting:
                 data = await self.stream.receive_some()
                 if not data:
@@ -265,12 +265,12 @@ class Background:
     def __init__(self, played: Played) -> None:
         self.played = played
         self.path = played.config.control.socket
-        self.client = Client(self.path, deadline_s=10)
+        self.client = Client(self.path, deadline_s=60)
         self._ready, self._done = threading.Event(), trio.Event()
         self._token: Any = None
         self._thread = threading.Thread(target=trio.run, args=(self._main,))
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
 
     def do(self, what: Any, *args: Any) -> Any:
         """Call a function in the server's thread."""
@@ -283,7 +283,7 @@ class Background:
     def close(self) -> None:
         with contextlib.suppress(trio.RunFinishedError):  # `end_now` may have ended it
             self.do(self._done.set)
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     async def _main(self) -> None:

@@ -36,10 +36,11 @@ from proxyd.recorder.record import Kind, Record
 from tests.peers.process import eventually
 
 av = pytest.importorskip("av", reason="what makes films is not installed")
-pytestmark = [pytest.mark.mission("M6", "M16"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.mission("M6", "M16"), pytest.mark.timeout(180)]
 
 __all__ = ["recorded"]
 SECOND = 1_000_000
+NICEST = 19  # setpriority(2)
 
 
 @pytest.mark.parametrize("form", ["webm", "mp4"])
@@ -197,7 +198,7 @@ def test_a_maker_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(cli_film, "STALL_S", 0.5)
     with pytest.raises(Undecoded, match=re.escape(FAILED)):
         made(tmp_path / "x.mp4", [session(64, 48), *[square(at) for at in range(2000)]])
-    assert started[0].wait(10) == -signal.SIGKILL
+    assert started[0].wait(60) == -signal.SIGKILL
     assert list(tmp_path.iterdir()) == []
 
 
@@ -247,7 +248,7 @@ def test_who_is_interrupted_leaves_nothing(
     thread.join()
     assert signal.getsignal(number) is before
     assert list(tmp_path.iterdir()) == []
-    assert started[0].wait(10) == -signal.SIGKILL
+    assert started[0].wait(60) == -signal.SIGKILL
 
 
 def test_the_maker_is_bounded_before_it_reads() -> None:
@@ -258,7 +259,7 @@ def test_the_maker_is_bounded_before_it_reads() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
     nice, memory, processor_s, file, core = map(int, done.stdout.split())
-    assert nice == os.nice(0) + process.NICE
+    assert nice == min(os.nice(0) + process.NICE, NICEST)
     assert (memory, file, core) == (process.MEMORY_BYTES, 0, 0)
     assert processor_s == process.CPU_S + process.CPU_PER_S * 3600
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 0

@@ -28,7 +28,7 @@ from proxyd.recorder.jobs import ENDS, NEXT, Jobs, State
 from proxyd.recorder.ledger import EXPORTED
 from tests.peers.process import eventually
 
-pytestmark = [pytest.mark.mission("M13"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.mission("M13"), pytest.mark.timeout(180)]
 __all__ = ["recorded"]
 OTHER = "9" * 32
 

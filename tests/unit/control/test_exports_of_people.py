@@ -22,7 +22,7 @@ from proxyd.recorder.forms import Settings, settle
 from proxyd.recorder.jobs import Jobs
 from tests.peers.process import eventually
 
-pytestmark = [pytest.mark.mission("M13"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.mission("M13"), pytest.mark.timeout(180)]
 __all__ = ["recorded"]
 ROLES = {"ann": "PAM Auditor", "bob": "PAM Auditor", "carl": "PAM Administrator", "oli": "PAM Operator"}
 FILE = {"sha256": "ab" * 32, "size": 3_000_000, "duration_us": 5}

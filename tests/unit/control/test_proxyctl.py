@@ -254,7 +254,7 @@ class Terminal:
         self.process = subprocess.Popen([*PROXYCTL, *words], stdin=slave, stdout=slave, stderr=slave,
                                         start_new_session=True)  # fmt: skip
 
-    def until(self, wanted: bytes, seconds: float = 10) -> bytes:
+    def until(self, wanted: bytes, seconds: float = 60) -> bytes:
         """Read until `wanted` has come after what was waited for last; give all that came before it."""
         deadline = time.monotonic() + seconds
         while (at := self.seen.find(wanted, self.place)) < 0:
@@ -269,7 +269,7 @@ class Terminal:
 
     def ended(self) -> int:
         """Wait for the end; the terminal's modes must be as they were."""
-        status = self.process.wait(10)
+        status = self.process.wait(60)
         assert termios.tcgetattr(self.slave) == self.before
         return status
 
@@ -367,7 +367,7 @@ def test_into_a_pipe_goes_the_raw_output(played: Any, background: Any) -> None:
     assert process.stdout.read(11) == b"history\r\n$ "
     background.do(session.tape.add, Kind.OUTPUT, b"raw \x1b[6n\xff", 1)
     background.do(session.tape.add, Kind.END, {"reason": "closed", "by": "", "error": ""})
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=60)
     assert out == b"raw \x1b[6n\xff"
     assert err == b"proxyctl: the session has ended: closed\n"
     assert process.returncode == 0
@@ -378,7 +378,7 @@ def test_json_gives_every_record_a_line(played: Any, background: Any) -> None:
     with_a_shell(session)
     session.tape.add(Kind.END, {"reason": "closed", "by": "", "error": ""})
     done = subprocess.run([*PROXYCTL, "--json", "--socket", str(background.path), "watch", "1a2b"],
-                          capture_output=True, check=True, timeout=20)  # fmt: skip
+                          capture_output=True, check=True, timeout=60)  # fmt: skip
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["seq"] for record in records] == [1, 2, 3, 4, 5]
     assert records[2]["kind"] == "output"
@@ -390,7 +390,7 @@ def test_a_reader_who_goes_is_no_error(played: Any, background: Any) -> None:
     with_a_shell(session)
     done = subprocess.run(
         f"{sys.executable} -c 'from proxyd.cli import proxyctl; proxyctl()' --socket {background.path} sessions | true",
-        shell=True, capture_output=True, check=False, timeout=20,
+        shell=True, capture_output=True, check=False, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")
 

@@ -257,4 +257,5 @@ def test_a_key_costs_the_same_however_many_others_are_said_to_be_held() -> None:
             assert len(reader.feed(one)) == 1
         return time.process_time() - began
 
-    assert took(list(held)) < 3 * min(took([]) for _ in range(2))
+    most, least = (min(took(before) for _ in range(3)) for before in (held, []))
+    assert most < 5 * least  # it was a hundred times as much

@@ -35,7 +35,7 @@ pytestmark = [
 ]
 
 WIDTH, HEIGHT = 64, 48
-WAIT_S = 30.0
+WAIT_S = 60.0
 DEADLY = b"\x03\x00\x00\x08\x02\xf0\x80\x00deadly"
 FAULTY = f"""
 import os

@@ -22,6 +22,9 @@ from proxyd.recorder.record import Kind, Record
 from proxyd.recorder.recorder import Tape
 from proxyd.recorder.recover import recover
 
+PATIENT_S = 60.0  # for what has no deadline of its own, on the busiest machine
+SOON_S = 4.0  # for a block's 250 ms: less than any other reason to write
+
 
 @asynccontextmanager
 async def running(studio: Studio) -> AsyncIterator[trio.Nursery]:
@@ -98,22 +101,25 @@ async def test_a_record_is_on_disk_soon_and_an_idle_tape_wakes_nobody(studio: St
         made.add(Kind.OUTPUT, b"hello")
         while made.written < 2:
             await made.progress.wait()
-        assert time.monotonic() - began < recorders.BLOCK_SECONDS + 0.25
+        assert time.monotonic() - began < SOON_S
         assert studio.read()[-1].body == b"hello"
         made.reel._rest_at = made.reel._checkpoint_at = reel.NEVER  # its chores, done
         studio.recorder._chores.clear()
         await trio.sleep(recorders.BLOCK_SECONDS)
-        ticks = []
+        ticks: list[str] = []
 
         class Count(trio.abc.Instrument):
             def task_scheduled(self, task: trio.lowlevel.Task) -> None:
-                ticks.append(task.name)
+                if "proxyd.recorder" in task.name:
+                    ticks.append(task.name)
 
-        count = Count()
-        trio.lowlevel.add_instrument(count)
-        await trio.sleep(1)
-        trio.lowlevel.remove_instrument(count)
-        assert not [name for name in ticks if "proxyd.recorder" in name]
+        trio.lowlevel.add_instrument(Count())
+        with trio.fail_after(PATIENT_S):  # what was still under way may end first
+            while not ticks or ticks[-1] != "a second of rest":
+                before = len(ticks)
+                await trio.sleep(1)
+                if len(ticks) == before:
+                    ticks.append("a second of rest")
 
 
 async def test_idle_streams_are_signed_and_their_memory_freed(
@@ -128,7 +134,7 @@ async def test_idle_streams_are_signed_and_their_memory_freed(
         await made.flush()
         assert made.reel._segment is not None
         assert made.reel._segment.writer.compressing
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENT_S):
             while made.reel.next_chore != reel.NEVER:
                 await made.progress.wait()
         assert not made.reel._segment.writer.compressing
@@ -179,7 +185,7 @@ async def test_the_session_is_told_to_hold_and_to_go_on(studio: Studio) -> None:
             made.add(Kind.OUTPUT, chunk)
         assert studio.pressure == [True]
         assert tape.QUEUE_HIGH <= made.output_bytes < tape.QUEUE_HIGH + (64 << 10)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENT_S):
             while studio.pressure != [True, False]:
                 await made.progress.wait()
         await made.seal("client left")
@@ -208,7 +214,7 @@ async def test_a_body_that_can_not_be_packed_ends_a_strict_session(studio: Studi
         made = await studio.open()
         other = await studio.open("s2")
         made.add(Kind.REQUEST, {"name": object()})
-        with trio.fail_after(2):
+        with trio.fail_after(PATIENT_S):
             while not studio.ended:
                 await made.progress.wait()
         assert studio.ended == ["The recording failed: a record can't be packed"]
@@ -320,7 +326,7 @@ async def test_viewers_joining_at_any_time_see_exactly_the_recording(
                     pause = draw.choice([0, 0, 0.05])
                     viewers.start_soon(lambda a, i, p: watch(made, a, i, pause=p), after, seen[-1][1], pause)
             await trio.sleep(draw.choice([0, 0, 0.005, 0.02]))
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENT_S):
             await made.seal("client left")
     recorded = studio.read()
     assert recorded[0].kind is Kind.META
@@ -359,7 +365,7 @@ async def test_viewers_of_a_failed_tape_see_its_end(studio: Studio) -> None:
         made.add(Kind.REQUEST, {"name": object()})
         while not studio.ended:
             await made.progress.wait()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENT_S):
             await made.seal("recording failed")
     assert seen[0].kind is Kind.META
     assert [record.kind for record in seen[-2:]] == [Kind.LOST, Kind.END]
@@ -385,7 +391,8 @@ async def test_two_hundred_viewers_at_one_place_cost_one_packing(
         monkeypatch.setattr(hub, "pack_batch", counted)
         for number in range(50):
             made.add(Kind.OUTPUT, b"%d" % number)
-            await trio.sleep(0.01)
+            while min(map(len, seen)) <= number:  # or two groups of them would be at two places
+                await trio.sleep(0.005)
         await made.seal("client left")
     recorded = studio.read()
     assert all(records == recorded[1:] for records in seen)

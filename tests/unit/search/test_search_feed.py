@@ -19,7 +19,7 @@ from proxyd.search.query import parse
 from proxyd.search.texts import Text
 from proxyd.search.words import LIVE, WHOLE, About, SearchError, SearchIndex, Wanted
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 @pytest.fixture

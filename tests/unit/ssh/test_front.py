@@ -234,7 +234,7 @@ async def test_a_chain_needs_every_factor_and_a_code_works_once(tmp_path: Path) 
         again.abort()
 
 
-@pytest.mark.parametrize("words", [(), ("a", "b"), (PASSWORD, PASSWORD), ("", code())])
+@pytest.mark.parametrize("words", [(), ("a", "b"), (PASSWORD, PASSWORD), ("", "123456")])
 async def test_only_one_answer_answers_one_question(words: tuple[str, ...], tmp_path: Path) -> None:
     async with rigged(tmp_path) as rig:
         client = await speaker(rig)

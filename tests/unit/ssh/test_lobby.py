@@ -174,7 +174,7 @@ async def test_a_target_that_never_answers_a_shell_holds_no_session(tmp_path: Pa
         await until("it is live", lambda: [one for one in rig.core.registry.list() if one.conduit])
         await trio.sleep(0.1)  # the terminal is being handed over
         client.abort()
-        await until("the session is over", lambda: resting(rig), within_s=7)
+        await until("the session is over", lambda: resting(rig), within_s=15)
 
 
 async def test_a_target_that_goes_while_a_terminal_is_handed_over(

@@ -258,7 +258,7 @@ async def test_a_block_reaches_what_waits_for_the_rules(
 
         def judge(policy: Policy, text: str, dialect: str, unsure: bool) -> Verdict | None:
             asked.append(text)
-            go_on.wait(20)
+            go_on.wait(60)
             return None
 
         monkeypatch.setattr(Policy, "judge_apart", judge)
