@@ -25,7 +25,7 @@ from wsproto.events import (
 from tests.peers.console import Answer, Client, Console
 from tests.peers.endpoint import HOST
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 IDLE_S = 10.0  # after that the console may be about to close it: it gives 30 s
 SWITCHED = 101
 BAD = 400

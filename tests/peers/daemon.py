@@ -278,24 +278,24 @@ class Proxyd:
         """The live ones."""
         return self.sessions(state="live")
 
-    def the_live_session(self, *, within_s: float = 20.0) -> dict[str, Any]:
+    def the_live_session(self, *, within_s: float = 60.0) -> dict[str, Any]:
         """Wait for exactly one live session and return its row."""
         one = lambda: rows if len(rows := self.live()) == 1 else []  # noqa: E731
         return eventually("one session is live", one, within_s=within_s)[0]
 
-    def quiet(self, *, within_s: float = 20.0) -> None:
+    def quiet(self, *, within_s: float = 60.0) -> None:
         """Wait until no session is live, and release whoever a test left blocked."""
         eventually("no session is live", lambda: not self.live(), within_s=within_s)
         for block in self.call("blocked")["blocked"]:
             self.call("unblock", whom=f"{block['user']}@{block['target']}")
 
-    def ended(self, session: str, *, within_s: float = 20.0) -> dict[str, Any]:
+    def ended(self, session: str, *, within_s: float = 60.0) -> dict[str, Any]:
         """Wait for a session's recording to be sealed and return its row."""
         row = lambda: next(one for one in self.sessions(limit=10_000) if one["id"] == session)  # noqa: E731
         eventually(f"session {session} has ended", lambda: row()["state"] != "live", within_s=within_s)
         return row()
 
-    def newest(self, before: set[str], *, within_s: float = 20.0) -> dict[str, Any]:
+    def newest(self, before: set[str], *, within_s: float = 60.0) -> dict[str, Any]:
         """Wait for the one session not in `before` (ids) to have ended, and return its row."""
         new = lambda: [one for one in self.sessions(limit=10_000) if one["id"] not in before]  # noqa: E731
         eventually("a new session is listed", new, within_s=within_s)

@@ -50,7 +50,7 @@ def free_port() -> int:
         return port
 
 
-def eventually(what: str, condition: Callable[[], T], *, within_s: float = 10.0) -> T:
+def eventually(what: str, condition: Callable[[], T], *, within_s: float = 30.0) -> T:
     """Wait until `condition()` is true and return what it gave; AssertionError after `within_s` seconds."""
     deadline = time.monotonic() + within_s
     while True:

@@ -17,7 +17,7 @@ from tests.peers.keys import Key
 from tests.peers.process import Process, eventually, free_port
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
-START_S = 15.0
+START_S = 60.0
 TRIES = 5  # ports are drawn, so another worker may be faster once
 CONFIG = """
 ListenAddress {host}:{port}
