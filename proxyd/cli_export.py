@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from proxyd.recorder.replay import Recording
 
 NAME_BYTES: Final = 4  # of the name of a file nobody named
-SHORTEST_PAUSE_S: Final = 0.5  # as in recorder.forms, which takes a while to import
+SHORTEST_PAUSE_S, FASTEST = 0.5, 16  # as in recorder.forms, which takes a while to import
 FORMATS = ("asciicast", "asciicast2", "jsonl", "csv", "webm", "mp4", "pyrdp")
 
 
@@ -83,6 +83,11 @@ class _Wanted(NamedTuple):
                    "themselves, passwords included.")  # fmt: skip
 @click.option("--skip-idle", "pause_s", type=click.FloatRange(min=SHORTEST_PAUSE_S), metavar="SECONDS",
               help="Cut pauses of films to this.")  # fmt: skip
+@click.option("--speed", type=click.IntRange(1, FASTEST), default=1, metavar="N",
+              help="Of films: N times as fast, without sound.")  # fmt: skip
+@click.option(
+    "--half-size", "half", is_flag=True, help="Of films: half as wide and high, for a smaller file."
+)
 @click.option("--force", is_flag=True, help="Replace FILE.")
 @click.option("--background", is_flag=True, help="Make it while you do something else: see proxyctl exports.")
 @click.option("--detached", is_flag=True, hidden=True)
@@ -97,6 +102,8 @@ def export(
     target: Path | None,
     with_input: bool,
     pause_s: float | None,
+    speed: int,
+    half: bool,
     force: bool,
     background: bool,
     detached: bool,
@@ -117,7 +124,7 @@ def export(
         raise click.UsageError("--json says where the export is: add -o FILE")
     if target is not None:
         refuse_existing(target, force=force)
-    settings = Settings(keys=with_input, channel=channel, pause_s=pause_s)
+    settings = Settings(keys=with_input, channel=channel, pause_s=pause_s, speed=speed, half=half)
     whole, form, target = _choose(run, session, form or "", target, settings, background=background)
     if target is None:
         _print(run, whole, form, identity, channel, with_input=with_input)
@@ -153,6 +160,7 @@ def _start(run: Run, wanted: _Wanted, key: Path, *, force: bool) -> None:
     words += ["--input"] * settings.keys + ["--force"] * force
     words += ["--channel", str(settings.channel)] if settings.channel is not None else []
     words += ["--skip-idle", str(settings.pause_s)] if settings.pause_s is not None else []
+    words += ["--speed", str(settings.speed)] + ["--half-size"] * settings.half
     job = cli_exports.start(run, words)
     if run.output.json:
         run.output.document(
@@ -213,7 +221,7 @@ def _write(run: Run, wanted: _Wanted, key: Path, job: Job) -> Recording:
         began_ms, protocol = round(recording.started_at * 1000), str(recording.meta.get("protocol", ""))
         pause_us = None if settings.pause_s is None else round(settings.pause_s * 1e6)
         task = Task(form, protocol, recording.duration_us, began_ms, keys=settings.keys, channel=settings.channel,
-                    pause_us=pause_us)  # fmt: skip
+                    pause_us=pause_us, speed=settings.speed, half=settings.half)  # fmt: skip
         cli_film.say(run, about, task, target, cli_film.make(run, recording, task, target, job))
         return recording
     typed = typed_at(recording) if settings.keys else None

@@ -95,8 +95,9 @@ def make(run: Run, recording: Recording, task: Task, target: Path, job: Job | No
 
 
 def _lasts_us(task: Task, made: Made) -> int:
-    """Say how long a film is: as long as its session, unless pauses were cut."""
-    return task.duration_us if task.pause_us is None else max(0, min(made.lasts_us, task.duration_us))
+    """Say how long a film is: as long as its session at that speed, unless pauses were cut."""
+    whole_us = task.duration_us // task.speed
+    return whole_us if task.pause_us is None else max(0, min(made.lasts_us, whole_us))
 
 
 def _one(task: Task, records: Iterable[Record], file: int, tell: Callable[[int], None]) -> _Answer:

@@ -49,6 +49,8 @@ TYPES: Final[Mapping[str, str]] = {
 }  # of others: bytes
 SUFFIXES: Final[Mapping[str, str]] = {"asciicast": "cast", "asciicast2": "cast"}
 PAUSES: Final = (1, 2, 5, 10, 30)  # seconds a pause may be cut to
+SPEEDS: Final = (2, 4, 8, 16)
+HALF: Final = "half"  # of the sizes a form may name
 STATES: Final = ("queued", "running", "done", "failed", "cancelled", "lost", "removed")
 SORTS: Final[Mapping[str, str]] = {
     "queued_at": "Asked",
@@ -89,6 +91,7 @@ async def ask_video(visit: Visit) -> Response:
         forms=dict(sorted(forms.items(), key=lambda one: one[0] not in FILMS)),
         films=films,
         pauses=PAUSES,
+        speeds=SPEEDS,
         has_keys=row["protocol"] in ("ssh", "rdp"),
         has_channels=terminals > 1,
     )
@@ -102,6 +105,10 @@ async def video(visit: Visit) -> Response:
         settings["channel"] = _number(channel, "The channel")
     if (pause := given.text("pause")) and form in FILMS:
         settings["pause_s"] = float(_number(pause, "The longest pause"))
+    if (speed := given.text("speed")) and form in FILMS:
+        settings["speed"] = _number(speed, "The speed")
+    if given.text("size") == HALF and form in FILMS:
+        settings["half"] = True
     done = await visit.call("export-ask", session=visit.session, form=form, settings=settings)
     visit.site.videos.makers.wake()
     mail = " You get a mail when it is ready." if done["mail"] else ""
@@ -185,6 +192,8 @@ def listed(row: Mapping[str, Any]) -> dict[str, Any]:
         "with_keys": row["settings"].get("keys", False),
         "channel": row["settings"].get("channel"),
         "pause_s": row["settings"].get("pause_s"),
+        "speed": row["settings"].get("speed", 1),
+        "half": row["settings"].get("half", False),
         "takes": is_there and row["mine"] and row["unattended"],
     }
 

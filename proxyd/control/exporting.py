@@ -205,10 +205,11 @@ async def sign(services: Services, caller: Caller, file: Sign) -> dict[str, Any]
     if found.purged_at is not None:
         raise ControlError(Code.REFUSED, f"the recording of session {found.id} was purged meanwhile")
     if job.row.sha256:
+    changed = {name: value for name, value in msgspec.json.decode(job.row.settings).items() if name != "keys"}
         raise ControlError(Code.REFUSED, f"export {job.row.id} has its manifest already")
     made: dict[str, Any] = {"sha256": file.sha256, "size": file.size, "duration_us": file.duration_us}
     entry = await note(
-        services, caller, EXPORTED, session=found.id, export=job.row.id, form=job.row.form, **made,
+        services, caller, EXPORTED, session=found.id, export=job.row.id, form=job.row.form, **made, **changed,
         keys=file.keys, chain=found.chain, user=found.user, target=found.target, started_at=found.started_at,
     )  # fmt: skip
     await services.exports.made(job, **made)

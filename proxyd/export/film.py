@@ -100,9 +100,9 @@ class Chapter(NamedTuple):
     title: str
 
 
-def film_size(width: int, height: int) -> tuple[int, int]:
-    """Give the size of the film of a desktop: even, as encoders halve it, and not above MAX_SIZE."""
-    scale = min(1.0, MAX_SIZE[0] / width, MAX_SIZE[1] / height)
+def film_size(width: int, height: int, *, half: bool = False) -> tuple[int, int]:
+    """Give the size of the film of a desktop: even, as encoders halve it, and not above MAX_SIZE; `half`: of that half."""
+    scale = min(1.0, MAX_SIZE[0] / width, MAX_SIZE[1] / height) / (2 if half else 1)
     return _even(round(width * scale)), _even(round(height * scale))
 
 
@@ -111,10 +111,19 @@ def _even(side: int) -> int:
 
 
 class Film:
-    """A film being made. `size` is of the largest desktop that comes; times never go back."""
+    """A film being made. `size` is of the largest desktop that comes; times never go back. `half`: it has half of that."""
 
-    def __init__(self, file: File, form: Form, size: tuple[int, int], *, sound: bool, captions: bool) -> None:
-        self.width, self.height = size
+    def __init__(
+        self,
+        file: File,
+        form: Form,
+        size: tuple[int, int],
+        *,
+        sound: bool,
+        captions: bool,
+        half: bool = False,
+    ) -> None:
+        self.width, self.height = film_size(*size, half=half)
         self._form = form
         self._container = av.open(file, "w", format=form.container, buffer_size=WRITTEN_BYTES)
         self._video = self._add_video()
@@ -138,7 +147,7 @@ class Film:
     def _add_video(self) -> VideoStream:
         stream = cast("VideoStream", self._container.add_stream(self._form.video, rate=RATE,
                                                                 options=self._form.video_options))  # fmt: skip
-        stream.width, stream.height = film_size(self.width, self.height)
+        stream.width, stream.height = self.width, self.height
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.time_base = _MS

@@ -78,20 +78,24 @@ class Answers:
         return self._at
 
 
-class Pauses:
-    """Gives records the times they have in a film: those of the session, but that no pause is longer than `longest_us`."""
+class Clock:
+    """Gives records the times they have in a film.
 
-    def __init__(self, longest_us: int | None) -> None:
-        self._longest_us = longest_us
+    Those of the session, but that no pause is longer than `longest_us`, and that what is left goes by `speed` times as fast.
+    """
+
+    def __init__(self, longest_us: int | None, speed: int = 1) -> None:
+        self._longest_us, self._speed = longest_us, speed
         self._last_us = self._cut_us = 0
 
-    def shortened(self, record: Record) -> Record:
-        """Give the next record, as much earlier as pauses before it were cut."""
-        if self._longest_us is None:
+    def timed(self, record: Record) -> Record:
+        """Give the next record at its time in the film."""
+        if self._longest_us is not None:
+            self._cut_us += max(0, record.at_us - self._last_us - self._longest_us)
+            self._last_us = max(self._last_us, record.at_us)
+        elif self._speed == 1:
             return record
-        self._cut_us += max(0, record.at_us - self._last_us - self._longest_us)
-        self._last_us = max(self._last_us, record.at_us)
-        return record._replace(at_us=max(0, record.at_us - self._cut_us))
+        return record._replace(at_us=max(0, record.at_us - self._cut_us) // self._speed)
 
 
 class Reel:
@@ -105,14 +109,14 @@ class Reel:
         self._grown = False
         self._pictures = 0
         self._chapters: list[Chapter] = []
-        self._pauses = Pauses(task.pause_us)
+        self._clock = Clock(task.pause_us, task.speed)
         self._lasts_us = 0
 
     def run(self, given: Iterable[Record]) -> dict[str, Any]:
         """Make it; gives the last answer."""
         at_us = 0
         for one in given:
-            record = self._pauses.shortened(one)
+            record = self._clock.timed(one)
             at_us = record.at_us
             self._take(record)
             self._answers.reached(one.at_us)
@@ -131,8 +135,13 @@ class Reel:
 
     def _done(self) -> Made:
         faults = self._source.faults + (self._film.faults if self._film else 0)
-        width, height = film_size(*self._size) if self._film else (0, 0)
-        return Made(self._pictures, width, height, self._source.sound, faults, lasts_us=self._lasts_us)
+        width, height = film_size(*self._size, half=self._task.half) if self._film else (0, 0)
+        return Made(self._pictures, width, height, self._heard, faults, lasts_us=self._lasts_us)
+
+    @property
+    def _heard(self) -> bool:
+        """Whether the film has sound: faster than it was, speech is noise."""
+        return self._source.sound and self._task.speed == 1
 
     def _take(self, record: Record) -> None:
         if (mark := marker(record)) and len(self._chapters) < MAX_CHAPTERS:
@@ -140,7 +149,7 @@ class Reel:
         source = self._source
         for shot in source.feed(record):
             self._picture(shot)
-        heard, typed = source.heard(record), list(source.typed(record))
+        heard, typed = source.heard(record) if self._task.speed == 1 else [], list(source.typed(record))
         film = self._film
         if film is None or self._grown:
             return
@@ -159,8 +168,8 @@ class Reel:
         if self._film is None:
             self._size = (max(width, shot.width), max(height, shot.height))
             forms = FORMS if self._task.protocol == DESKTOP else FORMS_OF_TERMINALS
-            self._film = Film(self._answers, forms[self._task.form], self._size, sound=self._source.sound,
-                                    captions=self._task.keys)  # fmt: skip
+            self._film = Film(self._answers, forms[self._task.form], self._size, sound=self._heard,
+                              captions=self._task.keys, half=self._task.half)  # fmt: skip
         self._pictures += 1
         self._film.picture(shot)
 

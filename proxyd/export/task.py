@@ -9,7 +9,8 @@ class Task(msgspec.Struct, frozen=True):
     """What to make of a session of `protocol`: of its desktop, or of the terminal of `channel`, else the one it has.
 
     `width` and `height` are those of the largest picture, 0 when they are not known yet; `pause_us`: in a film pauses in
-    which nothing happens take no longer.
+    which nothing happens take no longer; `speed`: it goes by so many times as fast, without sound; `half`: its pictures are
+    half as wide and high.
     """
 
     form: str
@@ -21,6 +22,8 @@ class Task(msgspec.Struct, frozen=True):
     width: int = 0
     height: int = 0
     pause_us: int | None = None
+    speed: int = 1
+    half: bool = False
 
 
 class Made(msgspec.Struct, frozen=True):

@@ -26,6 +26,12 @@ SUFFIX: Final = ".manifest.json"
 CHUNK_BYTES: Final = 1 << 20
 _NAMED: Final[dict[str, type]] = {"session": str, "who": str, "form": str, "sha256": str, "size": int,
                                   "duration_us": int, "chain": str}  # fmt: skip
+_CHANGES: Final = {
+    "pause_s": "pauses cut to {} s",
+    "speed": "{} times as fast",
+    "half": "half as wide and high",
+}
+"""What a film may differ in from its session, as the manifest names it."""
 
 
 def manifest_of(file: Path) -> Path:
@@ -136,7 +142,9 @@ def _against(entry: Entry, ledger: LedgerReader) -> tuple[list[Problem], Entry |
 
 def _said(entry: Entry) -> str:
     fields = entry.fields
-    return f"{fields['form']} of session {fields['session']}, made by {fields['who']} on {_day(entry.at)}"
+    changes = [text.format(fields[name]) for name, text in _CHANGES.items() if fields.get(name)]
+    form = ", ".join([f"{fields['form']} of session {fields['session']}", *changes])
+    return f"{form}, made by {fields['who']} on {_day(entry.at)}"
 
 
 def _buried(gone: Entry) -> str:

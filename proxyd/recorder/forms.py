@@ -19,17 +19,21 @@ OF_DESKTOPS: Final = (*APART, "jsonl")
 OF_TERMINALS: Final = (*CASTS, "jsonl", *FILMS)
 OF_STATEMENTS: Final = ("jsonl", "csv")
 SHORTEST_PAUSE_S: Final = 0.5  # a pause cut to less is no pause any more: who types stops as long
+FASTEST: Final = 16  # as the player goes: faster, nobody can follow
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """How a recording is exported. `keys`: with what was typed; `channel`: of this one, not the first terminal.
 
-    `pause_s`: in films a pause in which nothing happens takes so many seconds at most.
+    Of films: `pause_s`, a pause in which nothing happens takes so many seconds at most; `speed`, what is left goes by so
+    many times as fast, and without its sound; `half`, pictures half as wide and high.
     """
 
     keys: bool = False
     channel: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)] | None = None
     pause_s: Annotated[float, msgspec.Meta(ge=SHORTEST_PAUSE_S, le=86_400)] | None = None
+    speed: Annotated[int, msgspec.Meta(ge=1, le=FASTEST)] = 1
+    half: bool = False
 
 
 def forms_of(protocol: str) -> tuple[str, ...]:
@@ -68,4 +72,6 @@ def settle(form: str, protocol: str, settings: Settings) -> str:
         raise FormatError(f"a {protocol} session has statements: it has no channels, and no keys but them")
     if settings.pause_s is not None and chosen not in FILMS:
         raise FormatError(f"{chosen} is no film: its pauses are cut by what plays it")
+    if (settings.speed != 1 or settings.half) and chosen not in FILMS:
+        raise FormatError(f"{chosen} is no film: it has neither a speed nor a size")
     return chosen

@@ -22,8 +22,8 @@ def row(**more: Any) -> dict[str, Any]:
     plain = {
         "id": "ab" * 16, "node": "n", "session": "5e" * 16, "who": EVIL, "form": "webm", "path": EVIL, "state": "done",
         "queued_at": 1.0, "started_at": 2.0, "ended_at": 3.0, "size": 2_500_000, "duration_us": 90_000_000, "sha256": "cd" * 32,
-        "error": "", "person": EVIL, "address": "", "settings": {"keys": True, "pause_s": 2.0}, "unattended": True, "tries": 0,
-        "removed_at": None, "percent": 100, "goes_at": 9.0, "mine": True, "about": EVIL,
+        "error": "", "person": EVIL, "address": "", "settings": {"keys": True, "pause_s": 2.0, "speed": 4, "half": True}, "unattended": True, "tries": 0,
+        "removed_at": None, "percent": 100, "goes_at": 9.0, "mine": True, "about": EVIL, "here": True,
     }  # fmt: skip
     return listed(plain | more)
 
@@ -52,6 +52,8 @@ def test_each_says_how_far_it_is_what_it_takes_and_how_long_it_is_kept():
         "1 min 30 s",
         "keys",
         "pauses 2.0 s",
+        "4x",
+        "half size",
         "alice on root@db1",
         "/file",
         "1970-01-01 00:00:09 UTC",

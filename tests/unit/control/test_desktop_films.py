@@ -99,9 +99,11 @@ def recording(records: Iterable[Record], duration_us: int) -> Any:
     return SimpleNamespace(records=lambda: iter(records), duration_us=duration_us, started_at=1.0)
 
 
-def made(target: Path, records: Iterable[Record], duration_us: int = 3 * SECOND, form: str = "mp4") -> Any:
+def made(
+    target: Path, records: Iterable[Record], duration_us: int = 3 * SECOND, form: str = "mp4", **more: Any
+) -> Any:
     run = Run(Output("proxyctl"))
-    return make(run, recording(records, duration_us), Task(form, "rdp", duration_us, 1000), target)
+    return make(run, recording(records, duration_us), Task(form, "rdp", duration_us, 1000, **more), target)
 
 
 def square(at_us: int, side: int = 16) -> Record:
@@ -127,6 +129,23 @@ def test_a_desktop_that_grows_has_the_film_of_its_largest_size(tmp_path: Path) -
     (first,) = [image for at, image in frames if at == pytest.approx(1.01)]
     assert first.getpixel((16 + 4, 16 + 4))[0] > 220  # 64 x 48 in the middle of 96 x 80
     assert frames[-1][1].getpixel((32 + 4, 4))[0] > 220  # 32 x 80
+
+
+@pytest.mark.parametrize("form", ["webm", "mp4"])
+def test_faster_it_is_shorter_and_silent_and_half_as_large_smaller(form: str, tmp_path: Path) -> None:
+    target = tmp_path / f"x.{form}"
+    plain = [session(128, 96), square(2 * SECOND, 64), end(6 * SECOND)]
+    assert made(target, plain, 6 * SECOND, form).sound
+    target.unlink()
+    told = made(target, plain, 6 * SECOND, form, speed=2, half=True)
+    assert (told.width, told.height, told.sound, told.lasts_us) == (64, 48, False, 3 * SECOND)
+    with av.open(target) as film:
+        assert film.duration == pytest.approx(3 * SECOND, abs=100_000)
+        assert [stream.type for stream in film.streams] == ["video"]
+        frames = [(frame.time, frame.to_image()) for frame in film.decode(video=0)]
+    painted = [at for at, image in frames if image.getpixel((16, 16))[0] > 220]
+    assert min(painted) == pytest.approx(1.0, abs=0.02)
+    assert {image.size for _, image in frames} == {(64, 48)}
 
 
 def test_records_no_target_should_send_cost_parts_of_the_film_only(tmp_path: Path) -> None:

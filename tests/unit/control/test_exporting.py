@@ -374,6 +374,9 @@ def test_what_can_not_begin_in_the_background_says_why_at_once(
     assert (done.returncode, "of desktops" in done.stderr) == (2, True)
     done = apart("export", "1a2b", "--skip-idle", "2", "-o", str(tmp_path / "x"))
     assert (done.returncode, "is no film" in done.stderr) == (2, True)
+    for more in (("--speed", "2"), ("--half-size",)):
+        done = apart("export", "1a2b", *more, "-o", str(tmp_path / "x"))
+        assert (done.returncode, "neither a speed nor a size" in done.stderr) == (2, True)
     played.operate_as("PAM Operator")
     done = apart("export", "1a2b", "--background", "-o", str(tmp_path / "x"))
     assert (done.returncode, "recordings.export" in done.stderr) == (1, True)

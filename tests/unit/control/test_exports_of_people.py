@@ -175,7 +175,11 @@ def test_who_may_see_nothing_any_more_gets_nothing_made(people: Any, makers: Any
         ("asciicast", {"pause_s": 2}, "is no film"),
         ("webm", {"pause_s": 0.1}, "pause_s"),
         ("webm", {"channel": -1}, "channel"),
-        ("webm", {"speed": 2}, "speed"),
+        ("webm", {"speed": 17}, "speed"),
+        ("webm", {"speed": 0}, "speed"),
+        ("asciicast", {"speed": 2}, "neither a speed nor a size"),
+        ("jsonl", {"half": True}, "neither a speed nor a size"),
+        ("webm", {"size": "half"}, "size"),
     ],
 )
 def test_what_can_not_be_made_is_not_taken(

@@ -210,6 +210,9 @@ def test_films_have_even_sides_and_fit_what_players_show() -> None:
     assert film_size(801, 601) == (802, 602)
     assert film_size(1, 1) == (2, 2)
     assert film_size(7680, 2160) == (MAX_SIZE[0], 1080)
+    assert film_size(7680, 2160, half=True) == (MAX_SIZE[0] // 2, 540)
+    assert film_size(1366, 766, half=True) == (684, 384)
+    assert film_size(1, 1, half=True) == (2, 2)
     with film_of([session(801, 601), painted(1, RED)], 1_000_000, size=(801, 601)) as film:
         assert (film.streams.video[0].width, film.streams.video[0].height) == (802, 602)
         assert film.streams.video[0].time_base <= Fraction(1, 1000)

@@ -100,22 +100,30 @@ def made(
     *,
     keys: bool = False,
     pause_us: int | None = None,
+    speed: int = 1,
+    half: bool = False,
 ) -> Made:
     lasted_us = records[-1].at_us
     recording: Any = SimpleNamespace(records=lambda: iter(records), duration_us=lasted_us, started_at=1.0)
-    task = Task(form, "ssh", lasted_us, 1000, keys=keys, channel=channel, pause_us=pause_us)
+    task = Task(
+        form, "ssh", lasted_us, 1000, keys=keys, channel=channel, pause_us=pause_us, speed=speed, half=half
+    )
     return make(Run(Output("proxyctl")), recording, task, path)
 
 
 def in_bash(channel: int = 1) -> Tape:
     """A command with a correction, and a password that bash reads without an echo."""
+    return typed_in_bash(channel).add(Kind.END, {"reason": "closed", "by": "", "error": ""}, 0, 3 * SECOND)
+
+
+def typed_in_bash(channel: int = 1) -> Tape:
     tape = Tape().pty(channel)
     for line in (
         b">\x1b[?2004hbash-5.2# ", b"<ech", b">ech", b"<o x\x7fy", b">o x\x08\x1b[Ky", b"<\r", b">\r\n\x1b[?2004l\ry\r\n",
         b">\x1b[?2004hbash-5.2# ", b"<read -s P\r", b">read -s P\r\n\x1b[?2004l\r", b"<hunter2\r", b">\x1b[?2004hbash-5.2# ",
     ):  # fmt: skip
         tape.add(Kind.INPUT if line[:1] == b"<" else Kind.OUTPUT, line[1:], channel, 300_000)
-    return tape.add(Kind.END, {"reason": "closed", "by": "", "error": ""}, 0, 3 * SECOND)
+    return tape
 
 
 # ---------------------------------------------------------------- pictures
@@ -287,3 +295,32 @@ def test_pauses_are_cut_to_what_was_asked_and_nothing_else(tmp_path: Path, form:
     for then_s, at_us in ((2.5, 50 * SECOND), (3.5, 101 * SECOND + 500_000), (6.0, 3000 * SECOND)):
         shown = [image for at_s, image in frames if at_s <= then_s][-1]
         assert differing(shown, middle(replayed(tape.records, at_us))) <= CLOSE
+
+
+@pytest.mark.parametrize("form", ["webm", "mp4"])
+def test_faster_and_half_as_large_it_shows_the_same(tmp_path: Path, form: str) -> None:
+    """Chapters, captions and pictures are where the session's moments have gone; pauses are cut before it is made faster."""
+    tape = typed_in_bash().out(b"one\r\n", after_us=8 * SECOND).out(b"two\r\n", after_us=100 * SECOND)
+    began_us = tape.at_us - 100 * SECOND
+    tape.add(Kind.FINDING, {"code": "x", "severity": "low", "text": "found"}, 0, 2 * SECOND)
+    tape.add(Kind.END, {"reason": "closed", "by": "", "error": ""}, 0, 2 * SECOND)
+    whole_us = tape.at_us - 90 * SECOND
+    told = made(tmp_path / "x", tape.records, form, keys=True, pause_us=10 * SECOND, speed=4, half=True)
+    assert (told.width, told.height, told.sound) == (WIDTH // 2, HEIGHT // 2, False)
+    assert told.lasts_us == pytest.approx(whole_us / 4, abs=10_000)
+    with av.open(tmp_path / "x") as film:
+        assert film.duration == pytest.approx(whole_us / 4, abs=200_000)
+        starts = [float(one["start"] * one["time_base"]) for one in film.chapters()]
+        assert starts == [0, pytest.approx((whole_us - 2 * SECOND) / 4 / SECOND, abs=0.01)]
+        frames = [(float(frame.time), frame.to_image()) for frame in film.decode(video=0)]
+    with av.open(tmp_path / "x") as film:
+        typed = [
+            float(one.pts * one.time_base) for one in film.demux(subtitles=0) if bytes(one).strip(b"\0 ")
+        ]
+    assert len(typed) == 3
+    assert max(typed) < began_us / 4 / SECOND
+    for at_us, then_us in ((began_us + SECOND, began_us + SECOND), (tape.at_us - SECOND, whole_us - SECOND)):
+        shown = [image for at_s, image in frames if at_s <= then_us / 4 / SECOND][-1]
+        expected = middle(replayed(tape.records, at_us)).reduce(2)
+        assert shown.size == expected.size
+        assert differing(shown, expected) <= CLOSE, at_us
