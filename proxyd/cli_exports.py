@@ -115,6 +115,10 @@ class Job:
         """Say that it is over; `again`: that the next maker is to begin it."""
         self._run.call("export-end", job=self.id, error=error[:WHY_SHOWN], again=again)
 
+    def cancel(self) -> None:
+        """Say that whoever it is for ended it."""
+        self._run.call("export-cancel", job=self.id)
+
     def close(self) -> None:
         """Let go of the daemon; idempotent."""
         self._stream.close()
@@ -183,7 +187,8 @@ def job_of(run: Run, asked: Mapping[str, Any], target: Path, *, detached: bool) 
             with contextlib.suppress(
                 ProxydError
             ):  # cancelled, or the daemon has gone: nobody is there to be told
-                job.end(_why(error))
+                stopped = isinstance(error, KeyboardInterrupt) and not detached  # by who sits at the terminal
+                job.cancel() if stopped else job.end(_why(error))
             raise
         try:
             job.end()

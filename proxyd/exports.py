@@ -15,13 +15,14 @@ Rule 5: only who began a job says how far it is, and that it ended.
 Rule 6: sessions come first: where an export would take the room that recordings need, it ends; and of one person MOST jobs
         wait or work at most.
 Rule 7: what is below `[export] directory` goes after `keep_days`, and with its recording; what is elsewhere is its owner's.
+Rule 8: the user an export is for is told when it is ready, and when it can't be: of each once, and of none they ended.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from glob import escape
@@ -32,6 +33,7 @@ import trio
 
 from proxyd import log, metrics
 from proxyd.errors import ProxydError
+from proxyd.governance.notices import ID_SHOWN, Event, Notice
 from proxyd.recorder.exported import manifest_of
 from proxyd.recorder.forms import APART
 from proxyd.recorder.jobs import ENDS, JobRow, Jobs, State
@@ -60,9 +62,13 @@ class NoJob(ProxydError):
 
 @dataclass(eq=False)
 class Job:
-    """A job that is not over. `scope`: of the maker that holds it; `until`: when it is lost without one."""
+    """A job that is not over. `scope`: of the maker that holds it; `until`: when it is lost without one.
+
+    `user`: who is told of its end (rule 8); "": nobody, who asked is no user of the proxy.
+    """
 
     row: JobRow
+    user: str
     percent: int = 0
     scope: trio.CancelScope | None = None
     until: float | None = None
@@ -76,9 +82,10 @@ class Job:
 class Exports:
     """The jobs of one daemon."""
 
-    def __init__(self, jobs: Jobs, settings: Export) -> None:
+    def __init__(self, jobs: Jobs, settings: Export, tell: Callable[..., None]) -> None:
+        """`tell`: a notifier's."""
         self._places = trio.CapacityLimiter(settings.jobs)
-        self._jobs = jobs
+        self._jobs, self._tell_people = jobs, tell
         self._settings = settings
         self._live: dict[str, Job] = {}
         self._closing = False
@@ -96,7 +103,8 @@ class Exports:
         """Take up what the daemon before this one left unfinished (rule 3)."""
         until = trio.current_time() + REJOIN_S
         for row in await trio.to_thread.run_sync(self._jobs.left):
-            self._live[row.id] = Job(row, until=None if row.unattended else until)
+            mine = (row.person, None) if row.unattended else ("", until)
+            self._live[row.id] = Job(row, mine[0], until=mine[1])
             _log.info("export waits for its maker", export=row.id, session=row.session, form=row.form)
         self._tell()
 
@@ -152,24 +160,25 @@ class Exports:
             raise NoJob(f"{MOST} exports of yours wait or are at work: let some end, or cancel them")
         name = uuid.uuid4().hex
         path = self._settings.directory / asked["session"] / f"{name}.{asked['form']}"
-        return (await self._add(name, path=str(path), unattended=True, **asked)).row
+        return (await self._add(name, asked["person"], path=str(path), unattended=True, **asked)).row
 
     def waiting(self) -> list[JobRow]:
         """List the unattended jobs that have no maker, oldest first."""
         return [job.row for job in self._live.values() if job.row.unattended and job.scope is None]
 
     @asynccontextmanager
-    async def begun(self, **asked: Any) -> AsyncIterator[Job]:
+    async def begun(self, user: str, **asked: Any) -> AsyncIterator[Job]:
         """Keep a new job for as long as its maker holds on; `asked`: session, who, person, form, path, settings."""
-        async with self._held(await self._add(uuid.uuid4().hex, **asked)) as job:
+        async with self._held(await self._add(uuid.uuid4().hex, user, **asked)) as job:
             yield job
 
     @asynccontextmanager
-    async def resumed(self, name: str, who: str, *, afresh: bool) -> AsyncIterator[Job]:
+    async def resumed(self, name: str, who: str, user: str, *, afresh: bool) -> AsyncIterator[Job]:
         """Give a job that has no maker to one; `afresh`: who begins it from the beginning. Raises NoJob."""
         job = self._live.get(name)
         if job is None or job.row.who != who or job.scope is not None:
             raise NoJob(f"export {name} is not to be made here")
+        job.user = user
         if afresh:
             job.percent, job.row = 0, replace(job.row, sha256="")
         async with self._held(job):
@@ -254,9 +263,9 @@ class Exports:
 
     # ----------------------------------------------------------------------------------------
 
-    async def _add(self, name: str, **asked: Any) -> Job:
+    async def _add(self, name: str, user: str, **asked: Any) -> Job:
         row = await trio.to_thread.run_sync(lambda: self._jobs.add(name, **asked))
-        job = self._live[name] = Job(row)
+        job = self._live[name] = Job(row, user)
         self._tell()
         return job
 
@@ -321,11 +330,32 @@ class Exports:
                 await self._remove(job.row)
         _log.info("export ended", export=job.row.id, session=job.row.session, form=job.row.form, result=str(state),
                   who=job.row.who, why=values.get("error", ""))  # fmt: skip
+        if job.user and (notice := notice_of(job.row, job.user)) is not None:
+            self._tell_people(notice, again=job.row.id)
 
     def _tell(self) -> None:
         states = [one.row.state for one in self._live.values()]
         for state in set(State) - ENDS:
             metrics.EXPORTS.labels(state=state).set(states.count(state))
+
+
+def notice_of(row: JobRow, user: str) -> Notice | None:
+    """Say to a user what became of their export; None of what was cancelled (rule 8)."""
+    what, details = f"the {row.form} of session {row.session[:ID_SHOWN]}", {"format": row.form}
+    if row.state == State.DONE:
+        event, title = Event.VIDEO_READY, f"{what} is ready"
+        details |= {"size": f"{row.size} B", "fetch": f"proxyctl exports fetch {row.id} -o FILE"}
+    elif row.state in (State.FAILED, State.LOST):
+        event, title = Event.VIDEO_FAILED, f"{what} could not be made"
+        command = f"proxyctl export {row.session} --format {row.form} -o FILE"
+        anew = f"ask for it again on the session's page, or with {command}"
+        details |= {
+            "why": row.error,
+            "next": f"{anew}. If it fails again, tell an administrator its number: {row.id}",
+        }
+    else:
+        return None
+    return Notice(event, time.time(), row.session, title, (user,), details, f"/exports/{row.id}")
 
 
 def _free_bytes(directory: Path) -> int:

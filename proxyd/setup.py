@@ -487,8 +487,9 @@ download = true
 
 # ------------------------------------------------------------------------------------------------ notify
 
-# Who is told: of a video that is ready who asked for it, of a request to view who may decide, of its decision who asked, and
-# of critical findings and recordings that fail those of "to", of a change to what they log in with the user. Read at start.
+# Who is told: of a video that is ready or failed who asked for it, of a request to view who may decide, of its decision who
+# asked, of a change to what they log in with the user; of critical findings and recordings that fail those of "to". Read at
+# start.
 #[notify]
 # The console's address, for links.
 #link = "https://console.example"
@@ -508,8 +509,8 @@ download = true
 #url = "https://chat.example/hooks/proxyd"
 #secret = "file:secrets/webhook"
 #ca = "keys/tls.crt"
-# Which: "video-ready", "request-waits", "request-decided", "critical-finding", "recording-failed", "credential-changed";
-# default: all.
+# Which: "video-ready", "video-failed", "request-waits", "request-decided", "critical-finding", "recording-failed",
+# "credential-changed"; default: all.
 #events = ["critical-finding", "recording-failed"]
 
 # --------------------------------------------------------------------------------------------------- users

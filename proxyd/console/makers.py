@@ -93,7 +93,7 @@ class Makers:
                 start_new_session=True,
             )
             _log.info("a maker of exports ended", export=job["id"], status=done.returncode)
-            if done.returncode:
+            if done.returncode and job["id"] in [one["id"] for one in await self._waiting()]:
                 await trio.sleep(REST_S)
         finally:
             del self._at_work[job["id"]]

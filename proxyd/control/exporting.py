@@ -12,7 +12,6 @@ Rule 4: a file is for the person it was made for, and for nobody else: others as
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
@@ -26,7 +25,6 @@ from proxyd.control.reading import read
 from proxyd.control.seeing import Read, admit, refuse_unreadable
 from proxyd.errors import FormatError, ProxydError
 from proxyd.exports import FULL, Job
-from proxyd.governance.notices import Event, Notice
 from proxyd.governance.permissions import allowed
 from proxyd.governance.rules import Sight
 from proxyd.recorder.forms import EVERY, Settings, settle
@@ -133,13 +131,13 @@ async def begin(services: Services, caller: Caller, wanted: Begin, send: Send) -
         "path": wanted.path,
         "settings": _packed(wanted.settings),
     }
-    async with services.exports.begun(**asked, **_whose(caller)) as job:
+    async with services.exports.begun(caller.user, **asked, **_whose(caller)) as job:
         await _work(services, caller, job, send)
 
 
 async def resume(services: Services, caller: Caller, wanted: Resume, send: Send) -> None:
     """Make a job that has no maker, or go on with one after the daemon's end; see `_work`."""
-    async with services.exports.resumed(wanted.job, caller.signed, afresh=wanted.afresh) as job:
+    async with services.exports.resumed(wanted.job, caller.signed, caller.user, afresh=wanted.afresh) as job:
         await _work(services, caller, job, send)
 
 
@@ -227,16 +225,6 @@ async def end(services: Services, caller: Caller, ended: End) -> dict[str, Any]:
         raise ControlError(Code.REFUSED, f"export {row.id} has no manifest: nothing was made")
     made: dict[str, Any] = {"size": row.size, "duration_us": row.duration_us}
     await services.exports.end(job, ended.error, sha256="" if ended.error else row.sha256, **made)
-    if not ended.error and caller.user:
-        details = {
-            "format": row.form,
-            "size": f"{row.size} B",
-            "fetch": f"proxyctl exports fetch {row.id} -o FILE",
-        }
-        title = f"the {row.form} of session {row.session[:8]} is ready"
-        people, page = (caller.user,), f"/exports/{row.id}"
-        notice = Notice(Event.VIDEO_READY, time.time(), row.session, title, people, details, page)
-        services.notifier.tell(notice, again=row.id)
     return {}
 
 

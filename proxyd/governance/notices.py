@@ -1,4 +1,4 @@
-"""What people and programs are told about: six events, in words for a mail and as a map for a webhook.
+"""What people and programs are told about: seven events, in words for a mail and as a map for a webhook.
 
 Rule 1: a notice names sessions, users, targets and what was said of them; nothing that was typed or shown in one.
 Rule 2: text from users and targets can't act: it holds no control character and starts no header.
@@ -21,6 +21,7 @@ class Event(StrEnum):
     """What happened; `reason` in the configuration's `events` names these."""
 
     VIDEO_READY = "video-ready"
+    VIDEO_FAILED = "video-failed"  # or whatever else was to be made of a recording
     REQUEST_WAITS = "request-waits"
     REQUEST_DECIDED = "request-decided"
     FINDING = "critical-finding"

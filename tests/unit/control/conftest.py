@@ -28,6 +28,7 @@ from proxyd.control.fetching import Tickets
 from proxyd.control.server import ControlServer
 from proxyd.errors import ConfigError, Denied
 from proxyd.exports import Exports
+from proxyd.governance.notices import Notice
 from proxyd.indexing.pool import Indexer
 from proxyd.notifications import Notifier
 from proxyd.recorder.catalog import Catalog
@@ -177,7 +178,10 @@ class Played:
 
     @functools.cached_property
     def exports(self) -> Exports:
-        return Exports(Jobs(self.catalog, "node1"), self.config.export)
+        def tell(notice: Notice, *, again: str) -> None:  # tests put another notifier there
+            self.notifier.tell(notice, again=again)
+
+        return Exports(Jobs(self.catalog, "node1"), self.config.export, tell)
 
     def operate_as(self, *roles: str, name: str = "root", user: str = "") -> None:
         self.config.control.operators = [Operator(name=name, uid=os.getuid(), roles=list(roles), user=user)]

@@ -176,7 +176,7 @@ def test_what_a_daemon_left_unfinished_waits_for_its_maker_and_is_lost_without(
     _, waits = at_work()
     assert Jobs(played.catalog, "node2").left() == []
     monkeypatch.setattr(exports, "REJOIN_S", 0.0)
-    after = Exports(Jobs(played.catalog, "node1"), played.config.export)
+    after = Exports(Jobs(played.catalog, "node1"), played.config.export, played.notifier.tell)
 
     async def start() -> None:
         await after.take_up()

@@ -137,7 +137,7 @@ def test_the_next_daemon_goes_on_with_it(people: Any, makers: Any, played: Any, 
     assert frame(stream)["job"] == row["id"]
     assert frame(stream)["go"]
     people("ann").call("export-sign", job=row["id"], **FILE)
-    after = Exports(Jobs(played.catalog, "node1"), played.config.export)
+    after = Exports(Jobs(played.catalog, "node1"), played.config.export, played.notifier.tell)
     trio.run(after.take_up)
     background.do(lambda: played.__dict__.__setitem__("exports", after))
     trio.run(after.lose)
