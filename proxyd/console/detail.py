@@ -51,6 +51,7 @@ async def show(visit: Visit) -> Response:
         block=answer["block"],
         hold=answer["hold"],
         auditors=answer["auditors"],
+        elsewhere=answer["elsewhere"],
         approval=visit.site.review.approval,
     )
 

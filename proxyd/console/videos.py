@@ -194,7 +194,7 @@ def listed(row: Mapping[str, Any]) -> dict[str, Any]:
         "pause_s": row["settings"].get("pause_s"),
         "speed": row["settings"].get("speed", 1),
         "half": row["settings"].get("half", False),
-        "takes": is_there and row["mine"] and row["unattended"],
+        "takes": is_there and row["mine"] and row["unattended"] and row["here"],
     }
 
 
@@ -260,6 +260,10 @@ def _file_of(row: Mapping[str, Any]) -> Path:
     """Give the file of an export that is ours to give out (rule 2). Raises ControlError."""
     if row["state"] != "done" or row["removed_at"] is not None:
         raise ControlError(Code.NOT_FOUND, "its file is not there")
+    if not row["here"]:
+        raise ControlError(
+            Code.NOT_FOUND, f"its file is on node {row['node']}: download it in that node's console"
+        )
     if not row["unattended"]:
         raise ControlError(Code.REFUSED, "who made it put the file elsewhere; see: proxyctl exports fetch")
     return Path(row["path"])

@@ -203,9 +203,9 @@ async def sign(services: Services, caller: Caller, file: Sign) -> dict[str, Any]
     if found.purged_at is not None:
         raise ControlError(Code.REFUSED, f"the recording of session {found.id} was purged meanwhile")
     if job.row.sha256:
-    changed = {name: value for name, value in msgspec.json.decode(job.row.settings).items() if name != "keys"}
         raise ControlError(Code.REFUSED, f"export {job.row.id} has its manifest already")
     made: dict[str, Any] = {"sha256": file.sha256, "size": file.size, "duration_us": file.duration_us}
+    changed = {name: value for name, value in msgspec.json.decode(job.row.settings).items() if name != "keys"}
     entry = await note(
         services, caller, EXPORTED, session=found.id, export=job.row.id, form=job.row.form, **made, **changed,
         keys=file.keys, chain=found.chain, user=found.user, target=found.target, started_at=found.started_at,
@@ -349,7 +349,11 @@ def _packed(settings: Settings) -> str:
 
 
 def _shown(services: Services, row: JobRow) -> dict[str, Any]:
-    """Give a job as the control socket says it; `goes_at`: when its file is removed by itself, or None."""
-    told = dataclasses.asdict(row) | {"settings": msgspec.json.decode(row.settings)}
+    """Give a job as the control socket says it.
+
+    `goes_at`: when its file is removed by itself, or None; `here`: it is this node's.
+    """
+    here = row.node == services.config.node
+    told = dataclasses.asdict(row) | {"settings": msgspec.json.decode(row.settings), "here": here}
     exports = services.exports
     return told | {"percent": exports.percent(row), "goes_at": exports.goes_at(row)}

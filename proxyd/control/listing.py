@@ -185,8 +185,16 @@ def live_row(session: Session) -> dict[str, Any]:
 
 
 async def show(services: Services, _caller: Caller, one: One) -> dict[str, Any]:
-    """Tell all there is of one session, but for what is in its recording."""
+    """Tell all there is of one session, but for what is in its recording.
+
+    `elsewhere`: the node where it lives, or which alone has its recording; "": it is here.
+    """
     row = await find_row(services, one.session)
+    elsewhere = ""
+    if row.get("node", services.config.node) != services.config.node:
+        elsewhere = await elsewhere_of(
+            services, await trio.to_thread.run_sync(services.catalog.session, row["id"])
+        )
     views = await trio.to_thread.run_sync(views_of, services.ledger, row["id"], VIEWS_SHOWN)
     block = await trio.to_thread.run_sync(services.catalog.blocked, row["user"], row["target"])
     hold = await trio.to_thread.run_sync(services.archive.holds.of, row["id"])
@@ -198,7 +206,20 @@ async def show(services: Services, _caller: Caller, one: One) -> dict[str, Any]:
         "block": _block_of(block) if block else None,
         "hold": keeping.shown(hold) if hold else None,
         "auditors": auditors,
+        "elsewhere": elsewhere,
     }
+
+
+async def elsewhere_of(services: Services, row: SessionRow) -> str:
+    """Name the node where a session lives, or which alone has its recording yet; "": this one, or the store has it."""
+    if row.node == services.config.node or row.purged_at is not None:
+        return ""
+    if row.state != LIVE:
+        path, files = await services.archive.find(row)
+        is_here: bool = bool(files) or await trio.to_thread.run_sync(path.exists)
+        if is_here:
+            return ""
+    return row.node
 
 
 async def _found(services: Services, session: str) -> list[dict[str, Any]]:

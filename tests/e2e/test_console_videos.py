@@ -23,6 +23,7 @@ from playwright.sync_api import expect
 
 from proxyd.recorder.catalog import Catalog
 from proxyd.recorder.exported import manifest_of
+from proxyd.recorder.jobs import Jobs, State
 from proxyd.recorder.keys import load_signer
 from proxyd.recorder.ledger import Ledger
 from tests.e2e.console_lab import ADMIN, AUDITOR, NOBODY, WAIT_MS, ConsoleLab, chromium, shot
@@ -37,6 +38,8 @@ av = pytest.importorskip("av", reason="what makes films is not installed")
 pytestmark = [pytest.mark.mission("M13"), pytest.mark.timeout(300)]
 expect.set_options(timeout=WAIT_MS)
 SESSION = "5e55" + "0" * 28
+THERE = "c105" + "0" * 28  # recorded by another node
+OTHER = "node2"
 SECONDS, SIZE, PIECE = 60, 300_000, 1000  # 300 pictures: some seconds of work
 MADE_MS = 120_000  # on a busy machine
 
@@ -61,19 +64,27 @@ class Films:
 
 
 def record(lab: Any) -> None:
-    """Put a recording where the daemon finds it, as it would have made it."""
+    """Put a recording where the daemon finds it, as it would have made it; one where it does not yet, of another node."""
     home, settings = lab.proxyd.home, lab.proxyd.settings["recording"]
-    signer = load_signer(home / settings["signing_key"])
+    signer, to = load_signer(home / settings["signing_key"]), settings["recipients"][0]
+    (home / OTHER).mkdir()
     with pytest.MonkeyPatch.context() as patched:
         items = typed_and_shown(SECONDS, SIZE, PIECE)
-        reel, manifest = wound(
-            SESSION, items, home / "recordings", signer, settings["recipients"][0], patched
-        )
+        reel, manifest = wound(SESSION, items, home / "recordings", signer, to, patched)
+        items = typed_and_shown(SECONDS, SIZE // 100, PIECE)
+        other, of_other = wound(THERE, items, home / OTHER, signer, to, patched)
     with (
         Catalog(f"sqlite:///{home}/state/catalog.db") as catalog,
         Ledger(home / "state" / "ledger", signer, "node1") as ledger,
     ):
         listed(reel, manifest, catalog, ledger)
+        listed(other, of_other, catalog, ledger, node=OTHER)
+        jobs = Jobs(catalog, OTHER)
+        made = {"session": THERE, "form": "mp4", "path": "/there/x.mp4", "settings": "{}", "unattended": True}
+        jobs.add("c1" * 16, who=f"{ADMIN} by web", person=ADMIN, **made)
+        jobs.move("c1" * 16, State.RUNNING)
+        jobs.move("c1" * 16, State.DONE, size=3_000_000, duration_us=SECONDS * 1_000_000)
+    (home / OTHER).rename(home / "elsewhere")
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +163,8 @@ def test_session_video_generate_video_for_download(films: Films, tmp_path: Path)
         page.get_by_role("link", name="Generate video for download").click()
         page.get_by_label("Format").select_option("mp4")
         page.get_by_label("With what was typed").check()
+        expect(page.get_by_label("Speed of films")).to_have_value("")
+        expect(page.get_by_label("Size of films")).to_have_value("")
         shot(page, "generate-video")
         page.get_by_role("button", name="Yes, generate it").click()
         expect(page.get_by_text("You get a mail when it is ready")).to_be_visible()
@@ -252,6 +265,60 @@ def test_without_scripts_it_is_followed_cancelled_and_taken_in_parts(films: Film
     other = films.at.console.signed_in(ADMIN)
     assert job in other.get("/exports?person=audr").text
     assert other.get(path).status == 403
+
+
+def test_session_video_of_a_cluster_is_there_once_it_has_come_from_its_node(films: Films) -> None:
+    """Session video, "in a cluster": until the recording is here the page says where it is; then it has it by itself.
+
+    A file made of it is where it was made.
+    """
+    url, home = films.at.console.url, films.at.lab.proxyd.home
+    with films.at.page(ADMIN) as page:
+        page.goto(f"{url}/sessions/{THERE}")
+        expect(page.get_by_role("status").first).to_contain_text(
+            f"Its recording is on node {OTHER}, and not here yet"
+        )
+        for name in ("Video", "Session Logs", "Generate video for download"):
+            expect(page.get_by_role("link", name=name, exact=True)).to_have_count(0)
+        shot(page, "video-of-another-node")
+        answer = page.request.get(f"{url}/sessions/{THERE}/recording")
+        assert (answer.status, f"is on node {OTHER}" in answer.text()) == (404, True)
+        assert page.request.get(f"{url}/sessions/{THERE}/logs").status == 404
+
+        (home / "elsewhere").rename(home / OTHER)  # as the store does, or a file system the nodes share
+        page.get_by_role("link", name="Video", exact=True).click()
+        films.at.shown(page, "merge")
+
+        page.goto(f"{url}/exports/{'c1' * 16}")
+        expect(page.get_by_role("main")).to_contain_text(
+            f"Its file is on node {OTHER}: download it in that node's console"
+        )
+        expect(page.get_by_role("link", name="Video download")).to_have_count(0)
+        assert page.request.get(f"{page.url}/file").status == 404
+    views = films.at.lab.proxyd.call("show", session=THERE)["views"]
+    assert {view["who"] for view in views} == {ADMIN}
+
+
+def test_who_asked_for_what_could_not_be_made_is_told_what_to_do(films: Films) -> None:
+    client = films.at.console.signed_in(AUDITOR)
+    client.get(f"/sessions/{SESSION}/video")
+    answer = client.post(f"/sessions/{SESSION}/video", {"form": "asciicast", "channel": "9"})
+    job = answer.headers["location"].rpartition("/")[2]
+    told = lambda: [one for one in films.mailbox.mails if "could not be made" in one[1]["Subject"]]  # noqa: E731
+    eventually("a mail says so", told, within_s=60)
+    ((to, mail, _),) = told()
+    assert (to, mail["Subject"]) == (
+        ["audrey@example.org"],
+        "[proxyd] the asciicast of session 5e550000 could not be made",
+    )
+    why = "channel 9 showed nothing; channels that did: 1"
+    text = mail.get_content()
+    assert f"why: {why}" in text
+    assert "ask for it again on the session's page" in text
+    assert f"{films.at.console.url}/exports/{job}" in text.split()
+    page = client.get(f"/exports/{job}").text
+    assert why in page
+    assert "/file" not in page
 
 
 @pytest.mark.slow

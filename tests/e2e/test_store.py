@@ -18,6 +18,7 @@ from proxyd.recorder.stored import evidence
 from tests.e2e.lab import Lab, held
 from tests.peers import eventually, postgres, s3
 from tests.peers.clients import OpenSSH
+from tests.peers.daemon import Proxyd
 from tests.peers.postgres import PASSWORDS, Postgres
 from tests.peers.s3 import KEYS, S3
 
@@ -211,6 +212,38 @@ def agrees(lab: Lab, server: S3, sessions: int) -> None:
 @pytest.mark.mission("M15")
 def test_a_daemon_killed_and_a_store_away(own_lab: Callable[..., Lab], short: Path, server: S3) -> None:
     survives(equipped(own_lab, short, server), short, server, 12, 3.0)
+
+
+@pytest.mark.mission("M6", "M15")
+@pytest.mark.slow
+def test_what_one_node_recorded_another_shows_once_the_store_has_it(
+    own_lab: Callable[..., Lab], short: Path, server: S3, database: Postgres
+) -> None:
+    lab = equipped(own_lab, short, server, database)
+    one, other = lab.proxyd, Proxyd(short / "node2")
+    shared = {name: one.settings["recording"][name] for name in ("catalog", "recipients")}
+    other.settings |= {"node": "node2", "store": one.settings["store"]}
+    other.settings["recording"] |= shared | {
+        "identity": str(one.home / one.settings["recording"]["identity"])
+    }
+    with other:
+        with held(lab, short) as (_, live):
+            assert other.call("show", session=live)["elsewhere"] == "node1"
+        server.pause(True)
+        run(lab, short)
+        session = one.newest({live})["id"]
+        assert one.call("show", session=session)["elsewhere"] == ""
+        assert other.call("show", session=session)["elsewhere"] == "node1"
+        refused = other.ctl("log", session, check=False)
+        assert (refused.code, "is on node node1, and its recording is not here yet" in refused.err) == (
+            1,
+            True,
+        )
+        server.pause(False)
+        here = lambda: other.call("show", session=session)["elsewhere"] == ""  # noqa: E731
+        eventually("the other node has it", here, within_s=STORED_S)
+        assert other.ctl("replay", session).out == one.ctl("replay", session).out
+        assert [view["kind"] for view in other.call("show", session=session)["views"]] == ["replay"]
 
 
 @pytest.mark.slow

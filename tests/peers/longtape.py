@@ -107,12 +107,12 @@ def _blocks(items: Iterator[Item]) -> Iterator[list[Item]]:
     yield block
 
 
-def listed(reel: Reel, manifest: Manifest, catalog: Catalog, ledger: Ledger) -> None:
-    """Tell catalog and ledger of a recording, as its end would have."""
+def listed(reel: Reel, manifest: Manifest, catalog: Catalog, ledger: Ledger, *, node: str = "node1") -> None:
+    """Tell catalog and ledger of a recording, as its end on that node would have."""
     store.unmark_open(reel.root, manifest.session)
     tell: Callable[..., Any] = ledger.append
     tell("sealed", **ledger_fields(manifest, reel.folder, reel.root))
-    row = {**manifest.meta, "node": "node1", "path": str(reel.folder), "started_at": BEGAN_NS / 1e9}
+    row = {**manifest.meta, "node": node, "path": str(reel.folder), "started_at": BEGAN_NS / 1e9}
     catalog.started(row)
     assert manifest.end is not None
     catalog.ended(manifest.session, ended_at=manifest.end.at_ns / 1e9, reason="closed", size=manifest.size,

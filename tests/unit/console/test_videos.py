@@ -69,6 +69,7 @@ def test_each_says_how_far_it_is_what_it_takes_and_how_long_it_is_kept():
     assert "/file" not in gone
     assert "/file" not in page([row(mine=False)])
     assert "/file" not in page([row(unattended=False)])
+    assert "/file" not in page([row(here=False)])
     assert "begun again" in page([row(state="queued", tries=1)])
 
 
@@ -84,6 +85,7 @@ def test_a_name_can_break_no_header_and_only_our_own_files_are_read():
         ({"unattended": False}, "elsewhere"),
         ({"state": "running"}, "not there"),
         ({"removed_at": 1.0}, "not there"),
+        ({"here": False}, "on node n: download it in that node's console"),
     ):
         with pytest.raises(ControlError, match=why):
             _file_of(row(**other))
