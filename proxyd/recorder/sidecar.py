@@ -134,12 +134,19 @@ def inflated(data: bytes, size: int) -> bytes:
     if not 0 < size <= MAX_PAYLOAD * 4:
         raise FormatError("an index has a picture of an impossible size")
     try:
-        whole = zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False)
+        whole = _unzipped(data, size)
     except zstandard.ZstdError:
         raise FormatError("an index has a picture that can't be read") from None
     if len(whole) != size:
         raise FormatError("an index has a picture of another size than it says")
     return whole
+
+
+def _unzipped(data: bytes, most: int) -> bytes:
+    """Decompress one frame to so many bytes at most, whatever length its header names; raises ZstdError."""
+    if zstandard.frame_content_size(data) > most:  # zstandard would allocate that, and ask no limit
+        raise zstandard.ZstdError("longer than it may be")
+    return zstandard.ZstdDecompressor().decompress(data, max_output_size=most, allow_extra_data=False)
 
 
 def keyframe_of(item: Item) -> Keyframe:
@@ -404,7 +411,7 @@ def _unpacked(data: bytes) -> Any:
 
 def _decompressed(data: bytes) -> bytes:
     try:
-        return zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_ITEMS)
+        return _unzipped(data, MAX_ITEMS)
     except zstandard.ZstdError:
         raise FormatError(f"{NAME} holds what can't be read") from None
 

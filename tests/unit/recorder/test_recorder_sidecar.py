@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,14 @@ from proxyd.recorder import sidecar
 from proxyd.recorder.keys import new_dek
 from proxyd.recorder.sidecar import (
     ASIDE,
+    MAX_ITEMS,
     NAME,
     Derived,
     Item,
     Keyframes,
     Sidecar,
     Writer,
+    inflated,
     keyframe_of,
     path_of,
 )
@@ -203,3 +206,30 @@ def test_what_is_still_written_can_be_sought_in_as_far_as_it_goes(tmp_path: Path
     writer.abandon()
     with pytest.raises(FormatError, match="can't be read"):
         found.keyframe(10**12)
+
+
+def claiming(length: int) -> bytes:
+    """A frame of zstd (RFC 8878 3.1.1) that is empty, and whose header names a length."""
+    magic, eight_bytes, window, last_block_empty = b"\x28\xb5\x2f\xfd", b"\xc0", b"\x00", b"\x01\x00\x00"
+    return magic + eight_bytes + window + struct.pack("<Q", length) + last_block_empty
+
+
+@pytest.mark.parametrize("length", [72, 73, 1 << 34, 1 << 40, (1 << 64) - 3])
+def test_a_length_that_a_picture_claims_is_not_allocated(length: int) -> None:
+    with pytest.raises(FormatError, match="picture"):
+        inflated(claiming(length), WIDTH * HEIGHT * 3)
+
+
+@pytest.mark.parametrize("length", [MAX_ITEMS + 1, 1 << 40])
+def test_a_length_that_a_state_claims_is_not_allocated(length: int) -> None:
+    made = keyframe(0, 1)
+    keyframes = keyframe_of(made._replace(body=made.body | {"saved": claiming(length)}))
+    with pytest.raises(FormatError, match="can't be read"):
+        keyframes.state()
+
+
+def test_what_follows_a_picture_is_no_part_of_it() -> None:
+    picture = zstandard.compress(bytes(WIDTH * HEIGHT * 3))
+    assert inflated(picture, WIDTH * HEIGHT * 3) == bytes(WIDTH * HEIGHT * 3)
+    with pytest.raises(FormatError, match="can't be read"):
+        inflated(picture + b"x", WIDTH * HEIGHT * 3)
