@@ -249,10 +249,15 @@ class Decoder:
                 frames = self._frames.feed(data)
             except FormatError:
                 raise Undecoded(FAILED) from None
-            if len(frames) > 1 or (frames and isinstance(frames[0], Failed)):
+            if len(frames) > 1 or any(map(_is_no_answer, frames)):
                 raise Undecoded(FAILED)
             if frames:
                 return frames[0]
+
+
+def _is_no_answer(frame: FromChild) -> bool:
+    """Say whether a frame is none for the one session."""
+    return isinstance(frame, Failed) or getattr(frame, "session", NUMBER) != NUMBER
 
 
 def _batches(records: Iterable[Record]) -> Iterator[Sequence[Record]]:

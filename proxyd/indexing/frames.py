@@ -24,10 +24,11 @@ HEARD: Final = (
 )
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
+_Side = Annotated[int, msgspec.Meta(ge=1)]  # of a picture that is asked for
 
 
-class _Frame(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """A frame; its class is its tag."""
+class _Frame(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """A frame; its class is its tag, and it has its fields and no more."""
 
 
 class Begin(_Frame, frozen=True):
@@ -88,8 +89,8 @@ class Paint(_Frame, frozen=True):
     """To the child: give a picture of the terminal that is shown, of so many pixels at most."""
 
     session: int
-    width: int
-    height: int
+    width: _Side
+    height: _Side
 
 
 class Ping(_Frame, frozen=True):
