@@ -134,9 +134,19 @@ class Decoder:
         self._process.communicate()
 
     def fed(self, records: Iterable[Record]) -> Iterator[list[Item]]:
-        """Have records read, and yield what is derived of each batch. Raises Undecoded, and what `records` raises."""
+        """Have records read, and yield what is derived of each batch. Raises Undecoded, and what `records` raises.
+
+        While one batch is read there, the next is made ready here: where `records` raised, an answer may be under way, and
+        nothing more can be asked.
+        """
+        asked = False
         for batch in _batches(records):
-            self._send(Feed(NUMBER, pack_batch(batch)))
+            frame = Feed(NUMBER, pack_batch(batch))
+            if asked:
+                yield self._derived()
+            self._send(frame)
+            asked = True
+        if asked:
             yield self._derived()
 
     def finish(self) -> list[Item]:

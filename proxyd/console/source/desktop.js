@@ -20,8 +20,9 @@ export class Desktop {
   }
 
   paint({ left, top, width, height, rgb }) {
-    const raw = decompress(rgb, new Uint8Array(width * height * 3)), pixels = new ImageData(width, height);
-    const to = new Uint32Array(pixels.data.buffer);
+    const raw = new Uint8Array(width * height * 3), pixels = new ImageData(width, height), to = new Uint32Array(pixels.data.buffer);
+    raw[Symbol.toPrimitive] = () => NaN; // fzstd 0.1.1 compares it with a number, for which all of it would be made text
+    decompress(rgb, raw);
     for (let from = 0, at = 0; from < raw.length; from += 3, at++) {
       to[at] = 0xff000000 | (raw[from + 2] << 16) | (raw[from + 1] << 8) | raw[from];
     }

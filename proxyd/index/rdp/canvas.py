@@ -63,17 +63,16 @@ class Canvas:
 
     def show(self, picture: Picture) -> None:
         """Take a whole picture of this size."""
-        for place in range(RGB):
-            self._pixels[RGB - 1 - place :: PIXEL] = picture.rgb[place::RGB]
+        size = (picture.width, picture.height)
+        self._pixels[:] = Image.frombytes("RGB", size, picture.rgb).tobytes("raw", "BGRX")
 
     def part(self, area: Area) -> bytes:
         """Give a rectangle that lies on it as it is now: red, green, blue, the top row first."""
-        stride, row = self.width * PIXEL, area.width * PIXEL
+        stride = self.width * PIXEL
         start = area.top * stride + area.left * PIXEL
-        pixels = b"".join(
-            self._pixels[at : at + row] for at in range(start, start + area.height * stride, stride)
-        )
-        return _rgb(area.width, area.height, pixels)
+        end = start + (area.height - 1) * stride + area.width * PIXEL
+        whole = (start, end) == (0, len(self._pixels))
+        return _rgb(area.width, area.height, self._pixels if whole else self._pixels[start:end], stride)
 
     @property
     def pixels(self) -> memoryview:
@@ -82,8 +81,11 @@ class Canvas:
 
     def picture(self) -> Picture:
         """Give what it shows now."""
-        return Picture(self.width, self.height, _rgb(self.width, self.height, self._pixels))
+        return Picture(
+            self.width, self.height, _rgb(self.width, self.height, self._pixels, self.width * PIXEL)
+        )
 
 
-def _rgb(width: int, height: int, pixels: bytes | bytearray) -> bytes:
-    return Image.frombuffer("RGB", (width, height), pixels, "raw", "BGRX", 0, 1).tobytes()
+def _rgb(width: int, height: int, pixels: bytearray, stride: int) -> bytes:
+    """Give rows that begin `stride` bytes apart as they are given out."""
+    return Image.frombuffer("RGB", (width, height), pixels, "raw", "BGRX", stride, 1).tobytes()

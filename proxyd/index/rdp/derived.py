@@ -29,9 +29,9 @@ LONGEST_US: Final = 60_000_000
 BURST_BYTES: Final = 16 << 20  # of output: half a second to decode
 DESKTOPS: Final = 4  # painted over so often: a tenth of a second to decode
 BUSY_US, BUSY_DESKTOPS = (
-    2_000_000,
-    8,
-)  # text that scrolls by, a film: a player is to be there in a quarter of a second
+    1_000_000,
+    4,
+)  # text that scrolls by, a film: a tenth of a second to read, for an index of an eighth of the recording
 PATIENCE_US: Final = 2_000_000  # for a place where a decoder can go on: an update in fragments takes less
 
 
