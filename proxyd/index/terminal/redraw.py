@@ -6,7 +6,8 @@ Rule 1: a terminal of this size that is as new shows behind these bytes what thi
 Rule 2: there are only sequences in it that proxyd.terminal.Harmless passes: title, palette, mouse, keyboard and tab stops
         are not a viewer's. What scrolled away is not in it.
 Rule 3: no letter waits to wrap behind a cell that nothing was written to: a blank stands there, and the cursor saved beneath
-        a full-screen program does not wait. Where a screen can't be left (screen, rule 2) saved cursors, and the screen
+        a full-screen program does not wait. The blank that a wide letter had no room in keeps its background alone, once
+        that letter is gone from behind it. Where a screen can't be left (screen, rule 2) saved cursors, and the screen
         beneath, are not known and left out.
 """
 
