@@ -18,7 +18,7 @@ from tests.peers import eventually
 from tests.peers.console import PASSWORD, Console
 
 ADMIN, AUDITOR, OPERATOR, NOBODY = "ann", "audrey", "oscar", "nora"
-WAIT_MS = 20_000  # for what a page is to show; a busy machine takes some seconds
+WAIT_MS = 45_000  # for what a page is to show; a busy machine takes some seconds
 SHOTS = os.environ.get("CONSOLE_SHOTS", "")  # where pictures of every step go; none without
 
 

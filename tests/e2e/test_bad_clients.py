@@ -152,7 +152,7 @@ def recorded_handshake(lab: Lab) -> bytes:
     def pump() -> None:
         client, _ = listener.accept()
         with client, connect(lab) as server:
-            client.settimeout(3)
+            client.settimeout(20)
             threading.Thread(target=copy, args=(server, client), daemon=True).start()
             with suppress(OSError):
                 while data := client.recv(65536):
@@ -162,7 +162,7 @@ def recorded_handshake(lab: Lab) -> bytes:
     thread = threading.Thread(target=pump, daemon=True)
     thread.start()
     subprocess.run(quiet_ssh(listener.getsockname()[1]), check=False, timeout=30, stdin=subprocess.DEVNULL)
-    thread.join(10)
+    thread.join(60)
     listener.close()
     assert len(sent) > 500
     return bytes(sent)

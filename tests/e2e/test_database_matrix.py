@@ -151,7 +151,7 @@ def test_drop_in_the_middle_of_a_copy(pg: PostgresRig) -> None:
         with pytest.raises(psycopg.errors.AdminShutdown, match=DISCONNECTED):
             running.result(10)
         assert time.monotonic() - began < DROPPED_S
-    eventually("nothing runs on the target", lambda: not pg.server.running("poured"), within_s=3)
+    eventually("nothing runs on the target", lambda: not pg.server.running("poured"))
 
 
 # ------------------------------------------------------------------ MariaDB

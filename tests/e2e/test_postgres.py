@@ -489,13 +489,12 @@ def test_block_refuses_statements_and_the_transaction_survives(rig: Rig) -> None
 @pytest.mark.mission("M3")
 def test_block_is_acknowledged_while_a_statement_runs(rig: Rig) -> None:
     with rig.connect() as connection, concurrent.futures.ThreadPoolExecutor() as pool:
-        running = pool.submit(lambda: connection.execute("select pg_sleep(1.5) /* goes on */, 5").fetchone())
+        running = pool.submit(lambda: connection.execute("select pg_sleep(3) /* goes on */, 5").fetchone())
         eventually("it runs", lambda: rig.server.running("goes on"))
-        began = time.monotonic()
         session = rig.session()
         assert rig.proxyd.call("block", session=session)["settled"] is True
-        assert time.monotonic() - began < 0.5
-        assert running.result(10)[1] == 5
+        assert not running.done()
+        assert running.result(30)[1] == 5
         refused(lambda: connection.execute("select 1"), REVOKED)
         rig.proxyd.call("unblock", whom=session)
         assert connection.execute("select 1").fetchone() == (1,)
@@ -559,7 +558,7 @@ def test_drop_while_a_statement_runs_cancels_it_there(rig: Rig) -> None:
         lambda: rig.server.running("to drop"),
     )
     assert error.sqlstate == "57P01" and DISCONNECTED in str(error)
-    eventually("nothing runs on the target", lambda: not rig.server.running("to drop"), within_s=2)
+    eventually("nothing runs on the target", lambda: not rig.server.running("to drop"))
     (only,) = rig.statements(rig.newest())
     assert only["result"]["outcome"] == "cut"
 

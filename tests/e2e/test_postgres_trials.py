@@ -374,7 +374,7 @@ def drop_once(rig: Rig, kind: str) -> tuple[float, bool]:
     assert told or kind in UNTOLD, (kind, client.text)
     assert not client.code or client.code == "57P01", client.code
     connection.close()
-    eventually(f"{kind}: nothing is left running", lambda: not rig.server.running(MARK), within_s=3)
+    eventually(f"{kind}: nothing is left running", lambda: not rig.server.running(MARK))
     row = rig.proxyd.ended(session)
     assert (row["reason"], row["error"]) == ("dropped", DISCONNECTED)
     return took, told

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.mission("M12", "M16"), pytest.mark.timeout(600)]
 
 SSH = OpenSSH()
 SEED = 7
-STEP_S = 20.0
+STEP_S = 60.0
 NEAR: int = 3000  # bytes between two keyframes here, so that there are many of them inside of programs
 # What is run, what is typed into it, and what it shows first. Each key makes a program show something.
 PROGRAMS: dict[str, tuple[str, str, list[str]]] = {
