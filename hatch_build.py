@@ -16,7 +16,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SCRIPTS = ("console.js", "live.js", "player.js")
+SCRIPTS = ("console.js", "live.js", "passkey.js", "player.js")
 STYLES = ("console.css", "terminal.css")
 COPIED = ("mark.svg",)
 STAMP = "built.txt"

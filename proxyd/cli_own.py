@@ -104,6 +104,31 @@ def authenticator(run: Run) -> None:
     _said(run, answer, "It counts from now on. " + _codes(answer))
 
 
+@own.command("passkeys")
+@click.pass_obj
+def list_passkeys(run: Run) -> None:
+    """List your security keys and passkeys; you add one in the console, on "My access"."""
+    if (answer := run.ask("access")) is None:
+        return
+    columns = [
+        Column("NAME", lambda row: row["name"], keep=8),
+        Column("FINGERPRINT", lambda row: row["fingerprint"], keep=20),
+        Column("FOR", lambda row: row["place"], keep=6),
+        Column("ADDED", lambda row: run.output.time(row["added_at"]), keep=8),
+        Column("LAST USED", lambda row: run.output.time(row["used_at"]) if row["used_at"] else "-", keep=8),
+    ]
+    run.output.table(columns, answer["passkeys"], "You have no security keys.")
+
+
+@own.command("remove-passkey")
+@click.argument("fingerprint", metavar="SHA256:...")
+@click.pass_obj
+def remove_passkey(run: Run, fingerprint: str) -> None:
+    """Remove a security key of yours; one of several, or beside an authenticator."""
+    answer = run.call("own-passkey-remove", fingerprint=fingerprint, **_again(run))
+    _said(run, answer, f"Removed: {answer['name']} ({answer['fingerprint']})")
+
+
 @own.command("recovery-codes")
 @click.pass_obj
 def recovery_codes(run: Run) -> None:
@@ -142,12 +167,18 @@ def recovery_code(run: Run, user: str) -> None:
 
 @click.command("unenrol", cls=Command)
 @click.argument("user", type=UserName(), metavar="USER")
+@click.option("--passkeys", "alone", is_flag=True, help="Their security keys and passkeys alone.")
 @click.pass_obj
-def unenrol(run: Run, user: str) -> None:
-    """Take away all USER has set up: keys, authenticator, recovery codes; what the configuration gives them stays."""
-    if (answer := run.ask("unenrol", user=user)) is not None:
+def unenrol(run: Run, user: str, *, alone: bool) -> None:
+    """Take away all USER has set up: keys, authenticator, recovery codes; what the configuration gives them stays.
+
+    Where they have lost a security key, and nothing else, --passkeys takes those away and leaves the rest.
+    """
+    if (answer := run.ask("unenrol", user=user, what="passkeys" if alone else "all")) is not None:
         device = " and an authenticator" if answer["totp"] else ""
-        run.output.line(f"Removed of {user}: {answer['keys']} keys{device}.")
+        run.output.line(
+            f"Removed of {user}: {answer['keys']} SSH keys, {answer['passkeys']} security keys{device}."
+        )
 
 
 def _said(run: Run, answer: Mapping[str, Any], text: str) -> None:
@@ -167,7 +198,9 @@ def _again(run: Run) -> dict[str, str]:
     """Ask for what a change takes (Rule 1)."""
     has = run.call("access")
     password = _asked("Password", hidden=True) if has["password"] else ""
-    code = _asked("One-time code", hidden=False) if has["totp"]["has"] else ""
+    code = ""
+    if has["totp"]["has"] or has["passkeys"]:  # a security key answers browsers alone
+        code = _asked("One-time code" if has["totp"]["has"] else "Recovery code", hidden=False)
     return {"password": password, "code": code}
 
 

@@ -378,6 +378,7 @@ def list_users(run: Run) -> None:
         Column("PASSWORD", lambda row: "yes" if row["password"] else "-", keep=5),
         Column("KEYS", lambda row: row["keys"] or "-", keep=6, right=True),
         Column("TOTP", lambda row: "yes" if row["totp"] else "-", keep=5),
+        Column("PASSKEYS", lambda row: row["passkeys"] or "-", keep=8, right=True),
         Column("FACTORS", lambda row: ", ".join(row["factors"]), keep=4),
         Column("FROM", lambda row: ", ".join(row["source"]), keep=3),
     ]

@@ -411,9 +411,10 @@ class Oidc(_Section, frozen=True, kw_only=True):
 class Console(_Section, frozen=True, kw_only=True):
     """The web console: a process of its own, `proxyd console`; `certificate`, `key`: PEM.
 
-    `public`: the "host:port" browsers reach it by; empty: `address`, or this machine's name where that is every address.
-    `second_factor`: nobody signs in without a one-time code, whatever their `factors` say. A sign-in ends after
-    `idle_minutes` without a request, and after `hours` in any case. `metrics`: where Prometheus finds its own.
+    `public`: the "host:port" browsers reach it by, whose name security keys are for; empty: `address`, or this machine's
+    name where that is every address. `second_factor`: nobody signs in without a one-time code or a security key, whatever
+    their `factors` say. A sign-in ends after `idle_minutes` without a request, and after `hours` in any case. `metrics`:
+    where Prometheus finds its own.
     """
 
     certificate: Existing

@@ -45,6 +45,7 @@ from proxyd.indexing.keyring import Keyring
 from proxyd.indexing.pool import Indexer
 from proxyd.listener import Listener
 from proxyd.notifications import Notifier
+from proxyd.passkeys import Ceremonies
 from proxyd.protocols.ssh.engine import SshEngine, front_options
 from proxyd.recorder.catalog import Catalog
 from proxyd.recorder.jobs import Jobs
@@ -117,6 +118,7 @@ class Daemon:
         self.tickets = Tickets()
         self.enrolled: Enrolled
         self.pending = Pending()
+        self.ceremonies = Ceremonies()
         self.fronts: dict[str, Front] = {}
         self._search: Feed | None = None
 

@@ -1,4 +1,4 @@
-"""What users have set up themselves: SSH keys, an authenticator, recovery codes; one file of the daemon's own.
+"""What users have set up themselves: SSH keys, an authenticator, passkeys, recovery codes; one file of the daemon's own.
 
 Rule 1: a change counts once it is on disk: the file is replaced whole, 0600, and synced, file and directory.
 Rule 2: a file that can't be read, or is not one of ours, ends the start: a second factor never vanishes unnoticed.
@@ -35,6 +35,7 @@ NAME: Final = "enrolled.json"  # below the daemon's state
 OWN_DEVICE: Final = "enrolled:"  # what a user's `totp` says where the secret is here: no vault knows it
 MAX_FILE_BYTES: Final = 64 << 20  # twenty thousand users with all they may have
 MAX_KEYS: Final = 20  # of one user: their machines, and some to spare
+MAX_PASSKEYS: Final = 10  # of one user: what they carry, what lies in the safe, their machines' own
 MAX_LINE: Final = 4096  # bytes of a key line; an RSA key of 16384 bits has 2,800
 MAX_COMMENT: Final = 100
 MIN_RSA_BITS: Final = 2048  # NIST SP 800-131A; OpenSSH takes 1024
@@ -57,6 +58,28 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     added_at: float
 
 
+class Passkey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A security key, or a passkey of a device (WebAuthn): what it calls itself, and its public key in COSE.
+
+    `place`: the host it was made for; `name`: as its user calls it; `count`: of what it had signed when it was last seen.
+    """
+
+    id: Annotated[bytes, msgspec.Meta(max_length=1023)]  # WebAuthn 3, 5.8.2 credential ids have no more
+    public: Annotated[bytes, msgspec.Meta(max_length=2048)]
+    place: Annotated[str, msgspec.Meta(max_length=255)]
+    name: Annotated[str, msgspec.Meta(max_length=MAX_COMMENT)]
+    added_at: float
+    count: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)] = 0
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.mark})"
+
+    @property
+    def mark(self) -> str:
+        """What tells it apart, where people see it."""
+        return fingerprint(self.id)
+
+
 class Enrolment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that one user has set up. `totp`: a secret in base32, since `totp_at`; `recovery`: SHA-256 in hex."""
 
@@ -64,13 +87,15 @@ class Enrolment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     totp: Annotated[str, msgspec.Meta(max_length=128)] = ""
     totp_at: float = 0.0
     recovery: Annotated[tuple[str, ...], msgspec.Meta(max_length=RECOVERY_MOST)] = ()
+    passkeys: Annotated[tuple[Passkey, ...], msgspec.Meta(max_length=MAX_PASSKEYS)] = ()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(keys={len(self.keys)}, totp={bool(self.totp)}, recovery={len(self.recovery)})"
+        counts = f"keys={len(self.keys)}, passkeys={len(self.passkeys)}, recovery={len(self.recovery)}"
+        return f"{type(self).__name__}({counts}, totp={bool(self.totp)})"
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file. `used`: when a user's key logged in last, by user and fingerprint."""
+    """The file. `used`: when a user's key or passkey was used last, by user and fingerprint."""
 
     version: Annotated[int, msgspec.Meta(ge=1, le=1)]
     users: dict[str, Enrolment]
@@ -141,8 +166,12 @@ class Enrolled:
             return False
         return True
 
+    def has_passkey(self, credential: bytes) -> bool:
+        """Tell whether anybody has a passkey of that id."""
+        return any(one.id == credential for own in self._users.values() for one in own.passkeys)
+
     def note_used(self, user: str, key: bytes, at: float) -> None:
-        """Remember that a key (wire format) logged its user in; never waits."""
+        """Remember that a key (wire format), or a passkey (its id), logged its user in; never waits."""
         self._used = {**self._used, user: {**self.used(user), fingerprint(key): at}}
         self._dirty = True
 
@@ -228,7 +257,7 @@ def _read(path: Path) -> _File:
 
 
 def fingerprint(key: bytes) -> str:
-    """Give a key's fingerprint as OpenSSH shows it."""
+    """Give a key's fingerprint as OpenSSH shows it; of a passkey's id, in the same form."""
     return "SHA256:" + base64.b64encode(hashlib.sha256(key).digest()).decode().rstrip("=")
 
 

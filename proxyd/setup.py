@@ -424,8 +424,9 @@ roles = ["PAM Administrator", "System Administrator"]
 #certificate = "keys/tls.crt"
 #key = "keys/tls.key"
 # What browsers call it; default: address, or this machine's name where that is every address.
+# Security keys are made for this name; for an address there are none.
 #public = "console.example:443"
-# Nobody signs in without a one-time code.
+# Nobody signs in without a one-time code or a security key.
 #second_factor = true
 # A sign-in ends after so long without a request, and after so long in any case.
 #idle_minutes = 30
@@ -462,7 +463,7 @@ roles = ["PAM Administrator", "System Administrator"]
 
 [self_service]
 # What users may set up for themselves on the console's page "My access", by their password and code: SSH keys, which log in
-# like those of the configuration; a second factor; a session token that opens a desktop once. What they set up is in
+# like those of the configuration; second factors; a session token that opens a desktop once. What they set up is in
 # state/enrolled.json. Keys they added stop counting when this is switched off, a second factor never does.
 keys = true
 second_factor = true

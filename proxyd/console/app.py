@@ -116,6 +116,7 @@ def application(site: Site) -> Starlette:
         routes=[
             Route("/sign-in", entry.ask, methods=["GET"]),
             Route("/sign-in", entry.enter, methods=["POST"]),
+            Route("/sign-in/key", entry.enter_by_key, methods=["POST"]),
             Route("/sign-in/provider", entry.go, methods=["POST"]),
             Route("/sign-in/provider/back", entry.back, methods=["GET"]),
             Route("/static/{name}", site.assets.serve, methods=["GET"]),
@@ -159,6 +160,10 @@ TABLE: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/access/keys/remove", own.key_remove),
     ("POST", "/access/device", own.device),
     ("POST", "/access/device/confirm", own.device_confirm),
+    ("POST", "/access/passkeys", own.passkey),
+    ("POST", "/access/passkeys/confirm", own.passkey_confirm),
+    ("POST", "/access/passkeys/challenge", own.passkey_challenge),
+    ("POST", "/access/passkeys/remove", own.passkey_remove),
     ("POST", "/access/recovery", own.recovery),
     ("GET", _ONE, detail.show),
     ("GET", f"{_ONE}/logs", detail.logs),

@@ -1,8 +1,9 @@
 """Signing in to the console, and out.
 
-Rule 1: a password, and a one-time code unless the configuration says otherwise: the password is checked here, so that a
-        flood of guesses costs the daemon nothing, and all else there, where every code is known that was used.
-Rule 2: every refusal reads the same, and a name that does not exist costs the same time.
+Rule 1: a password, and a one-time code or a security key unless the configuration says otherwise: the password is checked
+        here, so that a flood of guesses costs the daemon nothing, and all else there, where all is known that was used.
+Rule 2: every refusal reads the same, and a name that does not exist costs the same time. Who has shown the password of
+        somebody with security keys, and no code, is asked for one of them.
 Rule 3: addresses that fail are held off as those of the other logins are (admission).
 Rule 4: a sign-in has a token never used before; the one this browser had ends with it.
 Rule 5: where a provider signs in (console.oidc), its word stands for a user's own factors; a second factor it has to show,
@@ -11,9 +12,11 @@ Rule 5: where a provider signs in (console.oidc), its word stands for a user's o
 
 from __future__ import annotations
 
+import hashlib
 import hmac
+import json
 import secrets
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -22,11 +25,13 @@ from proxyd import log, metrics
 from proxyd.admission import Refused
 from proxyd.characters import printable
 from proxyd.console.forms import BadForm, Form, read_form
+from proxyd.console.guard import origin_of
 from proxyd.console.idtoken import Identity
 from proxyd.console.provider import Stale, Unreachable
 from proxyd.console.signin import TOKEN_BYTES
 from proxyd.console.visit import COOKIE, Visit, local_path
 from proxyd.errors import Denied
+from proxyd.passkeys import WANTED
 
 if TYPE_CHECKING:
     from proxyd.console.app import Site
@@ -53,8 +58,7 @@ async def enter(request: Request) -> Response:
     site: Site = request.app.state.site
     form = await read_form(request)
     wanted = local_path(form.secret("next"))
-    held = request.cookies.get(FORM_COOKIE, "")
-    if not held or not hmac.compare_digest(held.encode(), form.secret("form_token").encode()):
+    if not _is_ours(request, form):
         return _form(request, wanted, STALE, 403)
     if site.provider is not None and not site.provider.settings.password:
         return _form(request, wanted, "Nobody signs in by name and password here.", 403)
@@ -66,13 +70,40 @@ async def enter(request: Request) -> Response:
         return _form(request, wanted, str(refusal), 429)
     try:
         name = form.secret("name")
-        if why := await _refusal(site, form, name, source):
+        said = await _asked(request, form, name)
+        if said["why"] == WANTED:
+            return _key_form(request, wanted, said["options"])
+        if why := said["why"]:
             ticket.failed("authfail")
             _log.warning("sign-in refused", user=printable(name[:NAME_SHOWN]), source=source, why=why)
             return _form(request, wanted, WRONG, 403)
     finally:
         ticket.close()
     return _welcomed(request, name, wanted)
+
+
+async def enter_by_key(request: Request) -> Response:
+    """Sign in whose security key has answered, behind their password. Raises BadForm."""
+    site: Site = request.app.state.site
+    form = await read_form(request)
+    wanted, source = local_path(form.secret("next")), _source(request)
+    if not _is_ours(request, form):
+        return _form(request, wanted, STALE, 403)
+    try:
+        ticket = site.admission.arrive(source)
+    except Refused as refusal:
+        _log.warning("sign-in refused", source=source, why=refusal.reason)
+        return _form(request, wanted, str(refusal), 429)
+    try:
+        given = {"browser": _browser(request), "answer": form.secret("answer"), "address": source}
+        said = await site.daemon.call("", "", "sign-in-by-key", **given)
+        if said["why"]:
+            ticket.failed("authfail")
+            _log.warning("sign-in refused", user=said["user"], source=source, why=said["why"])
+            return _form(request, wanted, WRONG, 403)
+    finally:
+        ticket.close()
+    return _welcomed(request, said["user"], wanted, by="security key")
 
 
 async def leave(visit: Visit) -> Response:
@@ -94,7 +125,7 @@ async def go(request: Request) -> Response:
     wanted, held = local_path(form.secret("next")), request.cookies.get(FORM_COOKIE, "")
     if site.provider is None:
         raise BadForm(404, "No provider signs in here.")
-    if not held or not hmac.compare_digest(held.encode(), form.secret("form_token").encode()):
+    if not _is_ours(request, form):
         return _form(request, wanted, STALE, 403)
     try:
         site.admission.arrive(_source(request)).close()
@@ -130,7 +161,7 @@ async def back(request: Request) -> Response:
         return _form(request, wanted, str(error), 502 if isinstance(error, Unreachable) else 403)
     finally:
         ticket.close()
-    return _welcomed(request, name, wanted, proof)
+    return _welcomed(request, name, wanted, proof, by="provider")
 
 
 def _known(site: Site, identity: Identity, source: str) -> str:
@@ -157,13 +188,13 @@ def _known(site: Site, identity: Identity, source: str) -> str:
     return name
 
 
-def _welcomed(request: Request, name: str, wanted: str, proof: str = "") -> Response:
+def _welcomed(request: Request, name: str, wanted: str, proof: str = "", *, by: str = "password") -> Response:
     """Sign a user in (Rule 4), and send their browser on."""
     site: Site = request.app.state.site
     source = _source(request)
     site.signins.end(request.cookies.get(COOKIE, ""))
     token = site.signins.begin(name, source, proof, printable(request.headers.get("user-agent", "")))
-    _log.info("signed in", user=name, source=source, by="provider" if proof else "password")
+    _log.info("signed in", user=name, source=source, by=by)
     answer = RedirectResponse(wanted, 303)
     _set(answer, COOKIE, token)
     answer.delete_cookie(FORM_COOKIE, path="/", secure=True, httponly=True, samesite="lax")
@@ -181,12 +212,33 @@ def _source(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-async def _refusal(site: Site, form: Form, name: str, source: str) -> str:
-    """Say for the log why these do not sign anybody in; empty when they do. Raises ControlError."""
+def _is_ours(request: Request, form: Form) -> bool:
+    """Tell whether a form is one this browser was given."""
+    held = request.cookies.get(FORM_COOKIE, "")
+    return bool(held) and hmac.compare_digest(held.encode(), form.secret("form_token").encode())
+
+
+def _browser(request: Request) -> str:
+    """Give what the daemon knows a browser by that nobody has signed in with yet."""
+    return hashlib.sha256(request.cookies.get(FORM_COOKIE, "").encode()).hexdigest()
+
+
+async def _asked(request: Request, form: Form, name: str) -> dict[str, Any]:
+    """Say by `why`, for the log, why these do not sign anybody in; empty when they do. Raises ControlError."""
+    site: Site = request.app.state.site
     if not await site.access.verify_password(name, form.secret("password")):
-        return "password"
-    code = form.secret("code").strip()[:CODE_LENGTH]
-    return str((await site.daemon.call("", "", "sign-in", user=name, code=code, address=source))["why"])
+        return {"why": "password"}
+    given = {"user": name, "code": form.secret("code").strip()[:CODE_LENGTH], "address": _source(request)}
+    here = {"browser": _browser(request), "origin": origin_of(request.headers)}
+    return await site.daemon.call("", "", "sign-in", **given, **here)
+
+
+def _key_form(request: Request, wanted: str, options: dict[str, Any]) -> Response:
+    """Ask for a security key; the token of the form stays what it was."""
+    site: Site = request.app.state.site
+    token = request.cookies[FORM_COOKIE]
+    asked = json.dumps(options)
+    return HTMLResponse(site.pages.render("sign-in-key.html", form_token=token, wanted=wanted, options=asked))
 
 
 def _form(request: Request, wanted: str, wrong: str = "", status: int = 200) -> Response:

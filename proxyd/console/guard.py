@@ -92,7 +92,7 @@ class Guard:
 
     async def _socket(self, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a socket of another site before it is accepted: the browser sees a failed handshake."""
-        if self._is_own(headers) and headers.get("origin", "") == _origin(headers):
+        if self._is_own(headers) and headers.get("origin", "") == origin_of(headers):
             await self._app(scope, receive, send)
             return
         metrics.CONSOLE_REFUSED.labels(reason="origin").inc()
@@ -112,7 +112,7 @@ class Guard:
             foreign = site in ("cross-site", "same-site") and mode != "navigate"
         else:
             origin = headers.get("origin")
-            foreign = origin != _origin(headers) if origin is not None else site != "same-origin"
+            foreign = origin != origin_of(headers) if origin is not None else site != "same-origin"
         return _refused("origin", "This came from another site's page.", 403) if foreign else None
 
     def _is_own(self, headers: Headers) -> bool:
@@ -124,5 +124,6 @@ def _refused(reason: str, text: str, status: int) -> ASGIApp:
     return PlainTextResponse(text, status, {"connection": "close"})
 
 
-def _origin(headers: Headers) -> str:
+def origin_of(headers: Headers) -> str:
+    """Give the origin of our own pages, as the browser that asks calls us; the guard has seen that it may."""
     return f"https://{headers.get('host', '').lower()}"

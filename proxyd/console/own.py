@@ -7,17 +7,20 @@ Rule 2: what can be downloaded without a form holds no secret.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import quote
 
 import segno
 from markupsafe import Markup
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from proxyd import rdp_file
+from proxyd.console.guard import origin_of
 from proxyd.console.visit import Visit
 from proxyd.control.client import Code, ControlError
+from proxyd.passkeys import Nameless, place_of
 
 TOLD: Final = {Code.DENIED: 403, Code.REFUSED: 409, Code.USAGE: 400, Code.NOT_FOUND: 404}
 QR_SCALE: Final = 5  # pixels of a module: read by a phone from half a metre
@@ -83,14 +86,51 @@ async def device_confirm(visit: Visit) -> Response:
         if error.code is not Code.DENIED:
             return await _told(visit, error)
         return visit.page("device.html", 403, qr="", secret="", wrong=_sentence(error))
-    return visit.page("codes.html", codes=answer["codes"], new=True)
+    return visit.page("codes.html", codes=answer["codes"], said="Your new authenticator counts from now on.")
+
+
+async def passkey(visit: Visit) -> Response:
+    """Begin to add a security key: have the browser make one."""
+
+    async def done(answer: dict[str, Any]) -> Response:
+        return visit.page("passkey.html", options=json.dumps(answer["options"]))
+
+    name, origin = visit.form.text("name"), origin_of(visit.request.headers)
+    return await _change(visit, "own-passkey", done, name=name, origin=origin)
+
+
+async def passkey_confirm(visit: Visit) -> Response:
+    """Take the key; show recovery codes where it is the first second factor."""
+    try:
+        answer = await visit.call("own-passkey-confirm", answer=visit.form.secret("answer"))
+    except ControlError as error:
+        return await _told(visit, error)
+    said = f"The security key {answer['name']} counts from now on."
+    if answer["codes"]:
+        return visit.page("codes.html", codes=answer["codes"], said=said)
+    return visit.to("/access", said)
+
+
+async def passkey_challenge(visit: Visit) -> Response:
+    """Give a script what a key is to sign, in place of a code."""
+    answer = await visit.call("own-passkey-challenge", origin=origin_of(visit.request.headers))
+    return JSONResponse(answer["options"])
+
+
+async def passkey_remove(visit: Visit) -> Response:
+    """Remove one."""
+
+    async def done(answer: dict[str, Any]) -> Response:
+        return visit.to("/access", f"The security key {answer['name']} was removed.")
+
+    return await _change(visit, "own-passkey-remove", done, fingerprint=visit.form.text("fingerprint"))
 
 
 async def recovery(visit: Visit) -> Response:
     """Make new recovery codes."""
 
     async def done(answer: dict[str, Any]) -> Response:
-        return visit.page("codes.html", codes=answer["codes"], new=False)
+        return visit.page("codes.html", codes=answer["codes"], said="")
 
     return await _change(visit, "own-recovery", done)
 
@@ -125,12 +165,17 @@ async def desktop_file(visit: Visit) -> Response:
 
 
 async def _page(visit: Visit, wrong: str = "", status: int = 200) -> Response:
-    return visit.page("access.html", status, own=await visit.call("access"), wrong=wrong)
+    try:
+        named = bool(place_of(origin_of(visit.request.headers)))
+    except Nameless:
+        named = False
+    return visit.page("access.html", status, own=await visit.call("access"), named=named, wrong=wrong)
 
 
 async def _change(visit: Visit, command: str, then: Then, **arguments: str) -> Response:
     """Ask for a change with what proves the person again; what the daemon refuses is said on the page."""
-    again = {"password": visit.form.secret("password"), "code": visit.form.text("code")}
+    typed = {"password": visit.form.secret("password"), "code": visit.form.text("code")}
+    again = typed | {"passkey": visit.form.secret("passkey")}
     try:
         answer = await visit.call(command, **again, **arguments)
     except ControlError as error:

@@ -49,7 +49,7 @@ class Visit:
             raise ControlError(Code.NOT_FOUND, "there is no such piece")
         return int(text)
 
-    async def call(self, name: str, **arguments: Any) -> dict[str, Any]:
+    async def call(self, name: str, /, **arguments: Any) -> dict[str, Any]:
         """Ask the daemon for this person. Raises ControlError."""
         return await self.site.daemon.call(self.who.user, self.who.source, name, **arguments)
 

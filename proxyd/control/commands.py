@@ -18,12 +18,14 @@ import msgspec
 
 from proxyd.control import (
     commenting,
+    enrolling,
     exporting,
     fetching,
     keeping,
     listing,
     operating,
     owning,
+    proving,
     reading,
     reviewing,
     vouching,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from proxyd.fronts import Front
     from proxyd.indexing.pool import Indexer
     from proxyd.notifications import Notifier
+    from proxyd.passkeys import Ceremonies
     from proxyd.recorder.catalog import Catalog
     from proxyd.recorder.ledger import Ledger
     from proxyd.recorder.recorder import Recorder
@@ -117,6 +120,10 @@ class Services(Protocol):
     @property
     def pending(self) -> owning.Pending:
         """What they are setting up."""
+
+    @property
+    def ceremonies(self) -> Ceremonies:
+        """The challenges security keys are to answer."""
 
     @property
     def fronts(self) -> Mapping[str, Front]:
@@ -201,14 +208,19 @@ COMMANDS: Mapping[str, Command] = {
     "rdp-file": Command(_P.ISSUE, RdpFile, issue),
     "rdp-revoke": Command(_P.ISSUE, RdpRevoke, revoke),
     "sign-in": Command(_P.ACT, vouching.SignIn, vouching.sign_in),
+    "sign-in-by-key": Command(_P.ACT, vouching.KeySignIn, vouching.sign_in_by_key),
     "recovery-code": Command(_P.ISSUE, vouching.Person, vouching.recovery_code),
-    "unenrol": Command(_P.ISSUE, vouching.Person, vouching.unenrol),
+    "unenrol": Command(_P.ISSUE, vouching.Unenrol, vouching.unenrol),
     "access": Command(_P.OWN, Nothing, owning.access),
     "own-key-add": Command(_P.OWN, owning.KeyAdd, owning.key_add),
     "own-key-remove": Command(_P.OWN, owning.KeyRemove, owning.key_remove),
-    "own-totp": Command(_P.OWN, owning.Again, owning.totp_begin),
+    "own-totp": Command(_P.OWN, proving.Again, owning.totp_begin),
     "own-totp-confirm": Command(_P.OWN, owning.Confirm, owning.totp_confirm),
-    "own-recovery": Command(_P.OWN, owning.Again, owning.recovery),
+    "own-passkey": Command(_P.OWN, enrolling.Begin, enrolling.begin),
+    "own-passkey-confirm": Command(_P.OWN, enrolling.Confirm, enrolling.confirm),
+    "own-passkey-challenge": Command(_P.OWN, enrolling.Ask, enrolling.challenge),
+    "own-passkey-remove": Command(_P.OWN, enrolling.Remove, enrolling.remove),
+    "own-recovery": Command(_P.OWN, proving.Again, owning.recovery),
     "own-desktop": Command(_P.OWN, owning.Desktop, owning.desktop),
     "fsck": Command(_P.STATUS, Nothing, stream=keeping.fsck),
     "reload": Command(_P.RELOAD, Nothing, _reload),

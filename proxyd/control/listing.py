@@ -285,6 +285,7 @@ async def users(services: Services, _caller: Caller, _: Nothing) -> dict[str, An
                 "password": user.password is not None,
                 "keys": len(user.keys),
                 "totp": user.totp is not None,
+                "passkeys": len(services.enrolled.of(name).passkeys),
                 "scram": user.scram is not None,
                 "mysql_native": user.mysql_native is not None,
                 "mariadb_ed25519": user.mariadb_ed25519 is not None,

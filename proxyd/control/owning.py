@@ -1,10 +1,9 @@
 """What users do for themselves: see what they may reach and how, and set up what they log in with.
 
 Rule 1: everything here is about the caller's own user: no argument names another.
-Rule 2: a change takes their password again, and a code where they have a second factor; wrong ones are counted.
+Rule 2: a change takes what `proving` asks for, and happens as it says: in the ledger, told to the user, at once.
 Rule 3: what may be set up the configuration says (`self_service`); a second factor can be replaced, never taken away.
-Rule 4: every change is in the ledger before the answer, is told to the user, and counts at once.
-Rule 5: a secret is answered once, to whoever set it up: that of a device until its first code is there, recovery codes,
+Rule 4: a secret is answered once, to whoever set it up: that of a device until its first code is there, recovery codes,
         a session token.
 """
 
@@ -13,45 +12,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import pyotp
-import trio
 
-from proxyd import connecting, enrolled, log
+from proxyd import connecting, enrolled
 from proxyd.config_values import key_data
 from proxyd.control.client import Code, ControlError
 from proxyd.control.issue import RdpFile, hand_out
-from proxyd.control.noting import note
+from proxyd.control.proving import Again, Change, CodeText, carry_out, has_second, prove
 from proxyd.enrolled import OWN_DEVICE, BadKey, Enrolment, Key
 from proxyd.fronts import SPOKEN
-from proxyd.governance.notices import Event, Notice
 
 if TYPE_CHECKING:
     from proxyd.access import Permit
     from proxyd.control.commands import Services
     from proxyd.control.permissions import Caller
-    from proxyd.recorder.ledger import Entry
 
 PENDING_S: Final = 600.0  # to scan a code and type what the device shows
 PENDING_MOST: Final = 1000  # users who do so at once
 SECRET_LENGTH: Final = 32  # of base32: 160 bits, RFC 4226 4 R6
-
-_Secret = Annotated[str, msgspec.Meta(max_length=1024)]
-_CodeText = Annotated[str, msgspec.Meta(max_length=64)]
-
-_log = log.get("access")
-
-
-class Again(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a change takes (rule 2)."""
-
-    password: _Secret = ""
-    code: _CodeText = ""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
 
 
 class KeyAdd(Again, frozen=True, forbid_unknown_fields=True):
@@ -69,7 +50,7 @@ class KeyRemove(Again, frozen=True, forbid_unknown_fields=True):
 class Confirm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The first code that a new device shows."""
 
-    code: _CodeText
+    code: CodeText
 
 
 class Desktop(Again, frozen=True, forbid_unknown_fields=True):
@@ -77,20 +58,6 @@ class Desktop(Again, frozen=True, forbid_unknown_fields=True):
 
     target: Annotated[str, msgspec.Meta(max_length=256)] = ""
     login: Annotated[str, msgspec.Meta(max_length=256)] = ""
-
-
-class Change(NamedTuple):
-    """What changes for a user: a word for the ledger, a sentence for a mail, and what else there is to say."""
-
-    user: str
-    action: str
-    title: str
-    details: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def about(self) -> dict[str, str]:
-        """What the ledger and the log have of it."""
-        return {"user": self.user, "action": self.action} | dict(self.details)
 
 
 class Pending:
@@ -133,6 +100,7 @@ async def access(services: Services, caller: Caller, _: object) -> dict[str, Any
             "own": user.totp == OWN_DEVICE,
             "since": own.totp_at or None,
         },
+        "passkeys": _passkeys(services, name),
         "recovery": len(own.recovery),
         "factors": [sorted(chain) for chain in user.chains],
     }
@@ -192,47 +160,24 @@ def _keys(services: Services, name: str) -> list[dict[str, Any]]:
     ]
 
 
-async def prove(services: Services, caller: Caller, again: Again) -> frozenset[str]:
-    """Have the caller prove again who they are (rule 2); gives the factors. Raises ControlError."""
-    name = caller.require_user()
-    user, rules = services.access.users[name], services.access
-    if not user.password and not user.totp:
-        text = "you have neither a password nor a second factor here to show who you are: ask an operator"
-        raise ControlError(Code.REFUSED, text)
-    shown = set()
-    if user.password:
-        if not await rules.verify_own_password(name, again.password):
-            await _failed(services, caller, "password")
-            raise ControlError(Code.DENIED, "that is not your password")
-        shown.add("password")
-    if user.totp:
-        if not await second(services, caller, name, again.code):
-            await _failed(services, caller, "code")
-            text = "that code is not good: each is good once, so wait for the next one your device shows"
-            raise ControlError(Code.DENIED, text)
-        shown.add("totp")
-    return frozenset(shown)
-
-
-async def second(services: Services, caller: Caller, name: str, code: str, source: str = "") -> bool:
-    """Tell whether a code is a user's, who comes from `source`: their device's, or a recovery code, which is used up."""
-    if not code:
-        return False
-    if code.replace(" ", "").isdecimal():
-        return await services.access.verify_totp(name, code)
-    if not await services.access.verify_recovery(name, code):
-        return False
-    left = str(len(services.enrolled.of(name).recovery))
-    told = (("left", left), ("source", source or caller.address))
-    change = Change(name, "recovery-used", "A recovery code of yours was used", told)
-    tell(services, caller, change, await note(services, caller, "credential", **change.about))
-    return True
+def _passkeys(services: Services, name: str) -> list[dict[str, Any]]:
+    used = services.enrolled.used(name)
+    return [
+        {
+            "fingerprint": one.mark,
+            "name": one.name,
+            "place": one.place,
+            "added_at": one.added_at,
+            "used_at": used.get(one.mark),
+        }
+        for one in services.enrolled.of(name).passkeys
+    ]
 
 
 async def key_add(services: Services, caller: Caller, wanted: KeyAdd) -> dict[str, Any]:
     """Add an SSH key of the caller's; it logs in at once."""
     name = caller.require_user()
-    _refuse_unless(services.config.self_service.keys, "keys are set by your administrator here")
+    refuse_unless(services.config.self_service.keys, "keys are set by your administrator here")
     try:
         line = enrolled.checked_line(wanted.line)
     except BadKey as error:
@@ -278,7 +223,7 @@ async def key_remove(services: Services, caller: Caller, wanted: KeyRemove) -> d
 async def totp_begin(services: Services, caller: Caller, wanted: Again) -> dict[str, Any]:
     """Make the secret of a new device; it counts once `totp_confirm` has its first code."""
     name = caller.require_user()
-    _refuse_unless(
+    refuse_unless(
         services.config.self_service.second_factor, "second factors are set by your administrator here"
     )
     await prove(services, caller, wanted)
@@ -291,7 +236,7 @@ async def totp_begin(services: Services, caller: Caller, wanted: Again) -> dict[
 async def totp_confirm(services: Services, caller: Caller, wanted: Confirm) -> dict[str, Any]:
     """Take a new device whose code this is in place of any other; gives new recovery codes."""
     name = caller.require_user()
-    _refuse_unless(
+    refuse_unless(
         services.config.self_service.second_factor, "second factors are set by your administrator here"
     )
     secret = services.pending.get(name)
@@ -314,11 +259,11 @@ async def totp_confirm(services: Services, caller: Caller, wanted: Confirm) -> d
 async def recovery(services: Services, caller: Caller, wanted: Again) -> dict[str, Any]:
     """Give new recovery codes in place of the old ones."""
     name = caller.require_user()
-    _refuse_unless(
+    refuse_unless(
         services.config.self_service.second_factor, "second factors are set by your administrator here"
     )
-    if not services.access.users[name].totp:
-        raise ControlError(Code.REFUSED, "recovery codes are for who has an authenticator: set one up first")
+    if not has_second(services, name):
+        raise ControlError(Code.REFUSED, "recovery codes are for who has a second factor: set one up first")
     await prove(services, caller, wanted)
     codes = enrolled.recovery_codes()
     digests = tuple(map(enrolled.recovery_digest, codes))
@@ -330,7 +275,7 @@ async def recovery(services: Services, caller: Caller, wanted: Again) -> dict[st
 async def desktop(services: Services, caller: Caller, wanted: Desktop) -> dict[str, Any]:
     """Issue a session token to the caller, good for one session on one desktop; they show all their factors for it."""
     name = caller.require_user()
-    _refuse_unless(services.config.self_service.rdp_files, "tokens for desktops are issued by operators here")
+    refuse_unless(services.config.self_service.rdp_files, "tokens for desktops are issued by operators here")
     shown = await prove(services, caller, wanted)
     if services.access.missing(name, shown) != frozenset():
         text = "your login takes more than a password and a code: ask an operator for a token"
@@ -342,31 +287,7 @@ def _mark(key: Key) -> str:
     return enrolled.fingerprint(key_data(key.line))
 
 
-def _refuse_unless(allowed: bool, text: str) -> None:  # noqa: FBT001 - a question and what to say where it is no
+def refuse_unless(allowed: bool, text: str) -> None:  # noqa: FBT001 - a question and what to say where it is no
+    """Raise ControlError with a text where something is not allowed here."""
     if not allowed:
         raise ControlError(Code.REFUSED, text)
-
-
-async def _failed(services: Services, caller: Caller, what: str) -> None:
-    _log.warning(
-        "a change to what one logs in with was refused", user=caller.user, source=caller.address, why=what
-    )
-    await note(services, caller, "credential-refused", user=caller.user, why=what)
-
-
-async def carry_out(
-    services: Services, caller: Caller, change: Change, how: Callable[[Enrolment], Enrolment]
-) -> None:
-    """Change what a user logs in with: in the ledger first, then on disk, then for logins (rule 4). Raises ConfigError."""
-    entry = await note(services, caller, "credential", **change.about)
-    await trio.to_thread.run_sync(services.enrolled.change, change.user, how)
-    services.settle()
-    tell(services, caller, change, entry)
-
-
-def tell(services: Services, caller: Caller, change: Change, entry: Entry) -> None:
-    """Tell the log, and the user, of a change."""
-    _log.warning("what a user logs in with has changed", **change.about, by=caller.signed)
-    told = {"by": caller.signed, "source": caller.address} | dict(change.details)
-    notice = Notice(Event.CREDENTIAL, entry.at, "", change.title, (change.user,), told, "/access")
-    services.notifier.tell(notice, again=str(entry.n))

@@ -148,7 +148,10 @@ def test_there_are_never_more_than_there_may_be(path: Path) -> None:
 
 
 def test_no_repr_shows_a_secret() -> None:
-    assert repr(Enrolment(totp="SECRET", recovery=("hash",))) == "Enrolment(keys=0, totp=True, recovery=1)"
+    assert (
+        repr(Enrolment(totp="SECRET", recovery=("hash",)))
+        == "Enrolment(keys=0, passkeys=0, recovery=1, totp=True)"
+    )
 
 
 def test_keys_that_are_taken_keep_their_comment_in_one_line() -> None:

@@ -26,6 +26,7 @@ from proxyd.config import Export, Index, Notify, Operator, Review
 from proxyd.control.client import ANSWER_LIMIT, Client, Frames, pack_frame
 from proxyd.control.fetching import Tickets
 from proxyd.control.server import ControlServer
+from proxyd.enrolled import NAME, Enrolled
 from proxyd.errors import ConfigError, Denied
 from proxyd.exports import Exports
 from proxyd.governance.notices import Notice
@@ -152,6 +153,7 @@ class Played:
         self.indexer = Indexer(Index(enabled=False), SimpleNamespace(reserve_bytes=0))
         self.search = None
         self.tickets = Tickets()
+        self.enrolled = Enrolled(base / NAME)
         self.broken_config = False
         self.reloads = 0
         self.config = SimpleNamespace(

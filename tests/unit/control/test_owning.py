@@ -5,127 +5,45 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import msgspec
 import pyotp
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from proxyd.access import MAX_WRONG_CODES, Access, hash_password
-from proxyd.config import SelfService, key_data, load
-from proxyd.control import owning, vouching
+from proxyd.access import MAX_WRONG_CODES
+from proxyd.config import key_data
+from proxyd.control import owning, proving, vouching
 from proxyd.control.client import Code, ControlError
 from proxyd.control.commands import COMMANDS
-from proxyd.control.owning import Again, Confirm, Desktop, KeyAdd, KeyRemove, Pending
+from proxyd.control.owning import Confirm, Desktop, KeyAdd, KeyRemove
 from proxyd.control.permissions import Caller, Permission
-from proxyd.control.vouching import Person, SignIn
-from proxyd.enrolled import NAME, Enrolled, fingerprint
+from proxyd.control.proving import Again
+from proxyd.control.vouching import Person, SignIn, Unenrol
+from proxyd.enrolled import Enrolled, fingerprint
 from proxyd.errors import Denied
 from proxyd.fronts import Front
-from proxyd.recorder.keys import Signer
-from proxyd.recorder.ledger import Ledger
-from proxyd.setup import initialise
-from proxyd.tokens import Tokens
-from tests.peers.daemon import toml
-
-PASSWORD = "correct horse"
-HASH = hash_password(PASSWORD)
-STEP = 30
-LINE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPDnc7DzHVBLN+NySiIAdcHYtO5V5IrfN5sx4MLi6YJP"
-ADDRESS = "192.0.2.7"
-
-
-def caller(name: str) -> Caller:
-    return Caller(name, 0, name, (), via="console", address=ADDRESS)
-
-
-ALICE, DAVE, KAY = caller("alice"), caller("dave"), caller("kay")
-ROOT = Caller("root", 0, "", ("PAM Administrator",))
-CONSOLE = Caller("console", 0, "", ("Console",))
-
-
-class World(SimpleNamespace):
-    """What the daemon gives, with a clock of the test's own."""
-
-    def settle(self) -> None:
-        self.access = self.access.renewed(self.configured)
-        self.config = msgspec.structs.replace(self.config, users=self.access.users)
-
-    def allow(self, **what: bool) -> None:
-        self.configured = msgspec.structs.replace(self.configured, self_service=SelfService(**what))
-        self.config = msgspec.structs.replace(self.config, self_service=SelfService(**what))
-        self.settle()
-
-    def code(self, secret: str) -> str:
-        """A code of a step nobody has used."""
-        self.now += STEP
-        return pyotp.TOTP(secret).at(int(self.now))
-
-    def actions(self, kind: str = "credential") -> list[str]:
-        return [entry.fields.get("action", "") for entry in self.ledger.entries(kind)]
+from tests.unit.control.own_world import (
+    ADDRESS,
+    ALICE,
+    CONSOLE,
+    DAVE,
+    HASH,
+    KAY,
+    LINE,
+    PASSWORD,
+    ROOT,
+    World,
+    caller,
+    enrol,
+    made,
+    new_key,
+    refused,
+)
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    made = initialise(tmp_path / "p", ssh_port=0, metrics_port=0)
-    seed = tmp_path / "seed"
-    seed.write_text(pyotp.random_base32())
-    seed.chmod(0o600)
-    account = {"password": "env:NOWHERE"}
-    targets = {
-        "web1": {"address": "192.0.2.1:22", "accounts": {"root": account}},
-        "shop": {"address": "192.0.2.1:5432", "protocol": "postgres", "accounts": {"app": account}},
-        "desk": {"address": "192.0.2.1:3389", "protocol": "rdp", "accounts": {"svc": account}},
-        "else": {"address": "192.0.2.1:22", "accounts": {"root": account}},
-    }
-    settings = {
-        "listen": {"rdp": {"certificate": "keys/tls.crt", "key": "keys/tls.key"}},
-        "users": {
-            "alice": {"password": HASH},
-            "dave": {"password": HASH, "totp": f"file:{seed}", "source": ["192.0.2.0/24"]},
-            "kay": {"password": HASH, "factors": ["publickey+totp"]},
-            "nora": {"keys": [LINE]},
-        },
-        "targets": targets,
-        "grants": [
-            {"users": ["alice", "dave", "kay"], "targets": ["web1", "shop", "desk"], "accounts": ["*"]}
-        ],
-    }
-    with made.config.open("a") as file:
-        file.write(toml(settings))
-    config = load(made.config)
-    world = World(
-        configured=config, config=config, now=float(int(time.time())), seed=seed.read_text(), notices=[]
-    )
-    world.enrolled = Enrolled(tmp_path / NAME)
-    world.access = Access(config, lambda: world.now, enrolled=world.enrolled)
-    world.tokens, world.pending = Tokens(), Pending(lambda: world.now)
-    world.fronts = {
-        "ssh": Front("ssh", "proxy", 22, keys=(LINE,)),
-        "rdp": Front("rdp", "proxy", 3389, certificate="PEM", sha256="aa:bb"),
-    }
-    world.notifier = SimpleNamespace(tell=lambda notice, again="": world.notices.append((notice, again)))
-    with Ledger(tmp_path / "ledger", Signer(Ed25519PrivateKey.generate()), "node1") as world.ledger:
+    with made(tmp_path) as world:
         yield world
-
-
-def new_key() -> str:
-    public = Ed25519PrivateKey.generate().public_key()
-    return public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode() + " me@laptop"
-
-
-async def enrol(world: World, who: Caller = ALICE, code: str = "") -> tuple[str, list[str]]:
-    secret = (await owning.totp_begin(world, who, Again(PASSWORD, code)))["secret"]
-    return secret, (await owning.totp_confirm(world, who, Confirm(world.code(secret))))["codes"]
-
-
-async def refused(code: Code, match: str, waiting: Any) -> None:
-    with pytest.raises(ControlError, match=match) as refusal:
-        await waiting
-    assert refusal.value.code is code
 
 
 async def test_what_one_may_reach_is_what_the_rules_say(world: World) -> None:
@@ -174,7 +92,7 @@ async def test_a_change_is_told_to_its_user_and_never_with_a_secret(world: World
     line = new_key()
     await owning.key_add(world, ALICE, KeyAdd(PASSWORD, "", line))
     _, codes = await enrol(world)
-    await owning.second(world, ALICE, "alice", codes[0])
+    await proving.second(world, ALICE, "alice", codes[0])
     told = [notice for notice, _ in world.notices]
     assert [notice.people for notice in told] == [("alice",)] * 3
     assert [notice.details["source"] for notice in told] == [ADDRESS] * 3
@@ -197,11 +115,11 @@ async def test_nothing_changes_without_the_password_and_wrong_ones_are_counted(w
     assert not world.actions()
     assert len(world.actions("credential-refused")) == 3
     for _ in range(MAX_WRONG_CODES):
-        await refused(Code.DENIED, "not your password", owning.prove(world, ALICE, Again("wrong")))
-    await refused(Code.DENIED, "not your password", owning.prove(world, ALICE, Again(PASSWORD)))
+        await refused(Code.DENIED, "not your password", proving.prove(world, ALICE, Again("wrong")))
+    await refused(Code.DENIED, "not your password", proving.prove(world, ALICE, Again(PASSWORD)))
     assert await world.access.verify_password("alice", PASSWORD)  # a login is not held off by it
     world.now += 301
-    assert await owning.prove(world, ALICE, Again(PASSWORD)) == {"password"}
+    assert await proving.prove(world, ALICE, Again(PASSWORD)) == {"password"}
 
 
 async def test_who_has_a_second_factor_shows_it_for_every_change(world: World) -> None:
@@ -307,9 +225,9 @@ async def test_nobody_vouches_for_their_own_second_factor(world: World) -> None:
 async def test_unenrolling_leaves_what_the_configuration_gives(world: World) -> None:
     secret, _ = await enrol(world, DAVE, world.code(world.seed))
     own = Caller("dave", 0, "dave", ("PAM Administrator",))
-    await refused(Code.DENIED, "their own second factor", vouching.unenrol(world, own, Person("dave")))
-    answer = await vouching.unenrol(world, ROOT, Person("dave"))
-    assert answer == {"user": "dave", "keys": 0, "totp": True, "recovery": 10}
+    await refused(Code.DENIED, "their own second factor", vouching.unenrol(world, own, Unenrol("dave")))
+    answer = await vouching.unenrol(world, ROOT, Unenrol("dave"))
+    assert answer == {"user": "dave", "keys": 0, "passkeys": 0, "totp": True, "recovery": 10}
     assert not await world.access.verify_totp("dave", world.code(secret))
     assert await world.access.verify_totp("dave", world.code(world.seed))
 
@@ -318,8 +236,8 @@ async def test_new_recovery_codes_void_the_old_ones(world: World) -> None:
     await refused(Code.REFUSED, "set one up first", owning.recovery(world, ALICE, Again(PASSWORD)))
     secret, old = await enrol(world)
     new = (await owning.recovery(world, ALICE, Again(PASSWORD, world.code(secret))))["codes"]
-    assert not await owning.second(world, ALICE, "alice", old[0])
-    assert await owning.second(world, ALICE, "alice", new[0])
+    assert not await proving.second(world, ALICE, "alice", old[0])
+    assert await proving.second(world, ALICE, "alice", new[0])
 
 
 async def test_a_desktop_opens_once_with_a_token_of_ones_own(world: World) -> None:
