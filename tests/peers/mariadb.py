@@ -146,7 +146,8 @@ class MariaDb:
         user = [f"--user={RUN_AS}"] if os.getuid() == 0 else []
         argv = [INSTALL, "--no-defaults", *user, f"--datadir={self.data}", "--auth-root-authentication-method=normal",
                 "--skip-test-db"]  # fmt: skip
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        own = {**os.environ, "TMPDIR": str(self.directory)}  # the test's may be closed to the server's user
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, env=own)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def _start(self) -> bool:
