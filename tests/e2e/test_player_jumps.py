@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from proxyd.recorder.record import Kind
 from tests.e2e.console_lab import ADMIN, OPERATOR, ConsoleLab, shot
 from tests.e2e.test_terminal_screens import ENDS, PROGRAMS, SSH, answered, settled
 from tests.peers import Terminal, eventually
@@ -20,6 +21,8 @@ from tests.peers import Terminal, eventually
 pytestmark = [pytest.mark.mission("M6", "M12"), pytest.mark.timeout(600)]
 
 SEED = 11
+Size = tuple[int, int]  # rows and columns
+SIZES: tuple[Size, ...] = ((24, 64), (36, 120), (20, 72))  # smaller than it began, larger, and smaller again
 MOST_COLUMNS, MOST_ROWS = 320, 200  # of a small picture
 PNG = b"\x89PNG\r\n\x1a\n"
 # A terminal's buffers as text: of each cell its characters, width, colours and attributes; where the cursor is.
@@ -58,21 +61,32 @@ JUMPING = f"""async (moments) => {{
 }}"""
 
 
-def worked(lab: ConsoleLab, directory: Path, names: list[str]) -> str:
-    """Use some programs in a shell, one after the other; gives the session once its index is there."""
+def worked(lab: ConsoleLab, directory: Path, names: list[str], sizes: tuple[Size, ...] = ()) -> str:
+    """Use some programs in a shell, one after the other; gives the session once its index is there.
+
+    The window takes each size in turn: the first in the shell, then one in the middle of each program.
+    """
     proxyd = lab.lab.proxyd
     (directory / "numbers").write_text("".join(f"line {number} of the file\n" for number in range(1, 400)))
     before, at = proxyd.ids(), lab.lab.proxied(directory)
     colours = r"printf '\033[31mred\033[0m \033[1;4:3;58;5;9mcurly\033[0m wide 字 e\314\201 \360\237\230\200 smile\n'"
     commands = [f"cd {directory}; export LC_ALL=C.UTF-8", colours]
+    for rows, columns in sizes[:1]:
+        commands += [f"echo small; until [ \"$(stty size)\" = '{rows} {columns}' ]; do sleep 0.1; done"]
     commands += [f"{PROGRAMS[name][0]}; echo {name}-is-over" for name in names]
     argv = SSH.argv(at, "-q", "-e", "none", command="; ".join(commands), terminal=True)
     with Terminal(argv, env=SSH.env(at) | {"SHELL": "/bin/sh"}, rows=30, columns=100) as terminal:
-        for name in names:
+        if sizes:
+            terminal.expect("small")
+            terminal.resize(*sizes[0])
+        for number, name in enumerate(names, 1):
             _, first, keys = PROGRAMS[name]
             terminal.expect(first)
             settled(terminal)
-            for key in keys:
+            for place, key in enumerate(keys):
+                if sizes and place == len(keys) // 2:
+                    terminal.resize(*sizes[number % len(sizes)])
+                    answered(terminal)
                 terminal.type(key)
                 answered(terminal)
             terminal.type(ENDS[name])
@@ -115,25 +129,20 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> str:
     return ""
 
 
-@pytest.mark.parametrize(
-    ("names", "count"),
-    [(["less", "vim"], 20), pytest.param(list(PROGRAMS), 1000, marks=pytest.mark.slow)],
-    ids=["some", "all"],
-)
-def test_a_jump_shows_what_playing_from_the_beginning_shows(names, count, console_lab, short):
-    session = worked(console_lab, short, names)
-    with console_lab.page() as page:
-        played(page, console_lab, session)
-        draw, duration = Random(SEED), page.evaluate("proxyd.player.duration")
-        moments = sorted(draw.randrange(duration + 1) for _ in range(count))
-        straight, jumped, gone = [], [], []
-        for begin in range(0, count, 50):
-            part = moments[begin : begin + 51]
-            straight += page.evaluate(STRAIGHT, part)[:50]
-            some, others = page.evaluate(JUMPING, part)
-            jumped, gone = jumped + some[:50], gone + others
-        shot(page, "player-jumped")
-    assert len({json.dumps(one) for one in straight}) > min(count // 4, 40), "hardly anything moved"
+def drawn(duration: int, count: int) -> list[int]:
+    """Draw so many moments of a session, in order."""
+    draw = Random(SEED)
+    return sorted(draw.randrange(duration + 1) for _ in range(count))
+
+
+def compared(page: Page, moments: list[int]) -> list[dict[str, Any]]:
+    """Jump to moments, and go on from each to the next: both show what playing shows, which is given."""
+    straight, jumped, gone = [], [], []
+    for begin in range(0, len(moments), 50):
+        part = moments[begin : begin + 51]
+        straight += page.evaluate(STRAIGHT, part)[:50]
+        some, others = page.evaluate(JUMPING, part)
+        jumped, gone = jumped + some[:50], gone + others
     found = {
         f"{kind} {at / 1e6:.6f}: {wrong}"
         for kind, dumps, shown, times in (
@@ -144,6 +153,41 @@ def test_a_jump_shows_what_playing_from_the_beginning_shows(names, count, consol
         if (wrong := differing(dump, one))
     }
     assert not found, sorted(found)[:20]
+    return straight
+
+
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [(["less", "vim"], 20), pytest.param(list(PROGRAMS), 1000, marks=pytest.mark.slow)],
+    ids=["some", "all"],
+)
+def test_a_jump_shows_what_playing_from_the_beginning_shows(names, count, console_lab, short):
+    session = worked(console_lab, short, names)
+    with console_lab.page() as page:
+        played(page, console_lab, session)
+        duration = page.evaluate("proxyd.player.duration")
+        straight = compared(page, drawn(duration, count))
+        shot(page, "player-jumped")
+    assert len({json.dumps(one) for one in straight}) > min(count // 4, 40), "hardly anything moved"
+
+
+def test_a_jump_over_a_new_size_of_the_window_shows_what_playing_there_shows(console_lab, short):
+    session = worked(console_lab, short, ["less", "vim"], SIZES)
+    with console_lab.page() as page:
+        played(page, console_lab, session)
+        records = list(console_lab.lab.proxyd.recording(session).records())
+        _, *resized = [record.at_us for record in records if record.kind is Kind.RESIZE]  # it began with one
+        assert len(resized) == len(SIZES)
+        # Until a full-screen program has drawn itself anew, terminals do not agree on what a new size leaves where.
+        typed = [record.at_us for record in records if record.kind is Kind.INPUT]
+        answered_at = [next(when for when in typed if when > at) - 1 for at in resized]
+        around = [resized[0], *(at - 1 for at in resized), *answered_at]
+        straight = compared(page, sorted(around + drawn(page.evaluate("proxyd.player.duration"), 12)))
+        shot(page, "player-resized")
+    assert {tuple(one["size"]) for one in straight} == {
+        (100, 30),
+        *((columns, rows) for rows, columns in SIZES),
+    }
 
 
 def test_pictures_of_moments_on_the_timeline_and_to_keep(console_lab, short):
