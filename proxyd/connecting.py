@@ -140,7 +140,9 @@ def _mysql(front: Front, wish: Wish) -> list[Way]:
 def _rdp(front: Front, wish: Wish) -> list[Way]:
     where = f"/v:{_bracketed(front.host)}:{front.port}"
     trusted = f"/cert:fingerprint:sha256:{front.sha256}" if front.sha256 else ""
-    return [Way("FreeRDP", _line("xfreerdp", where, f"/u:{username(front, wish)}", trusted))]
+    # A proof by NLA takes an `nt_hash`, and has no place for a one-time code: on the screen every user logs in.
+    inside = "/sec:tls" if front.login_screen else ""
+    return [Way("FreeRDP", _line("xfreerdp", where, f"/u:{username(front, wish)}", inside, trusted))]
 
 
 def _bracketed(host: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from proxyd import log
-from proxyd.config import split_address
+from proxyd.config import RdpListen, split_address
 from proxyd.vault import MAX_SECRET_BYTES
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ class Front:
     """A listener as clients see it. `bound`: the one target behind it, or "".
 
     SSH has host `keys` and an `authority` for `ssh -J`, as public key lines; the others a `certificate` in PEM, which
-    `self_signed` vouches for itself, with its SHA-256 in hex.
+    `self_signed` vouches for itself, with its SHA-256 in hex. `login_screen`: of RDP, who sends no password
+    is asked for it on a screen.
     """
 
     protocol: str
@@ -52,6 +53,7 @@ class Front:
     certificate: str = ""
     sha256: str = ""
     self_signed: bool = False
+    login_screen: bool = False
 
 
 def read_fronts(listen: Listen, addresses: Mapping[str, str]) -> dict[str, Front]:
@@ -83,7 +85,8 @@ def _ssh(listen: SshListen, address: str) -> Front:
 
 def _tls(protocol: str, listen: TlsListen, address: str) -> Front:
     host, port = split_address(public_address(listen, address))
-    plain = Front(protocol, host, port, listen.target)
+    drawn = isinstance(listen, RdpListen) and listen.deferred and listen.login_screen
+    plain = Front(protocol, host, port, listen.target, login_screen=drawn)
     try:
         leaf = x509.load_pem_x509_certificates(listen.certificate.read_bytes())[0]
     except (OSError, ValueError) as error:
@@ -91,11 +94,8 @@ def _tls(protocol: str, listen: TlsListen, address: str) -> Front:
             "a certificate can't be told to users", path=str(listen.certificate), why=type(error).__name__
         )
         return plain
-    return Front(
-        protocol,
-        host,
-        port,
-        listen.target,
+    return replace(
+        plain,
         certificate=leaf.public_bytes(Encoding.PEM).decode(),
         sha256=leaf.fingerprint(SHA256()).hex(":"),
         self_signed=leaf.issuer == leaf.subject,

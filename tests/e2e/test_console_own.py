@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Locator, Page, expect
 
 from proxyd.recorder.ledger import LedgerReader
+from tests.e2e.commandlines import TYPED_S, Typed, run, type_into
 from tests.e2e.console_lab import WAIT_MS, ConsoleLab, chromium, shot
-from tests.e2e.desktops import account
+from tests.e2e.desktops import account, drawn, login_screen
 from tests.e2e.lab import RUNNING, furnish, make_lab, ssh
 from tests.peers import Key, eventually, mariadb, postgres
 from tests.peers.console import HASH, PASSWORD, Console, Person
@@ -27,14 +27,13 @@ from tests.peers.process import free_port
 from tests.peers.rdp import freerdp, shadow
 from tests.peers.rdp.freerdp import Opened
 from tests.peers.rdp.shadow import Security, Shadow
-from tests.peers.rdp.x11 import same
+from tests.peers.rdp.x11 import Xvfb, same
 
 pytestmark = pytest.mark.timeout(300)
 
 expect.set_options(timeout=WAIT_MS)
 DORA, EVE = "dora", "eve"  # one has everything, the other sets it up herself
 PEERS = {"postgresql": postgres, "mariadb": mariadb, "xfreerdp": freerdp, "freerdp-shadow-cli": shadow}
-TYPED_S = 60.0  # a client's login on a busy machine
 
 
 @dataclass
@@ -142,38 +141,6 @@ def workplace(own: Own, directory: Path) -> dict[str, str]:
     return {**os.environ, "PATH": f"{bin_}:{os.environ['PATH']}", "HOME": str(home)}
 
 
-def run(command: str, directory: Path, env: dict[str, str], stdin: str = "") -> str:
-    """Run a command as it is shown, in a shell; it must succeed."""
-    done = subprocess.run(
-        ["sh", "-c", command], cwd=directory, env=env, input=stdin, capture_output=True, text=True,
-        timeout=TYPED_S, check=False)  # fmt: skip
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def type_into(
-    command: str, directory: Path, env: dict[str, str], prompt: str, question: str, wanted: str
-) -> None:
-    """Run a command on a terminal of its own; type the password, then at the prompt a question; wait for its answer."""
-    log = directory / f"typed.{time.monotonic_ns()}"
-    client = subprocess.Popen(
-        ["script", "-qefc", command, str(log)], cwd=directory, env={**env, "TERM": "dumb", "PAGER": ""},
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)  # fmt: skip
-    said = lambda: log.read_text(errors="replace") if log.exists() else ""  # noqa: E731
-    with client:
-        assert client.stdin is not None
-        try:
-            eventually(f"{command} asks for a password", lambda: "assword" in said(), within_s=TYPED_S)
-            client.stdin.write(f"{PASSWORD}\n".encode())
-            client.stdin.flush()
-            eventually(f"{command} shows its prompt", lambda: prompt in said(), within_s=TYPED_S)
-            client.stdin.write(f"{question}\n".encode())
-            client.stdin.flush()
-            eventually(f"{command} says {wanted}", lambda: wanted in said(), within_s=TYPED_S)
-        finally:
-            client.kill()
-
-
 @pytest.mark.mission("M17")
 def test_the_ssh_commands_on_the_page_work_as_they_are_shown(own: Own, short: Path) -> None:
     env = workplace(own, short)
@@ -256,6 +223,15 @@ def test_the_desktop_command_on_the_page_works_and_a_token_opens_one_session(
     )
     token = (short / "desk1.rdp").read_text("utf-16").split("password:s:")[1].split("\r\n")[0]
     assert token not in proxyd.log() + own.console.log()
+    env = workplace(own, short)
+    with Xvfb(short / "x") as display, Typed(command, short, {**env, **display.env}):
+        asked = drawn(login_screen(f"{DORA}%svc%desk1"))
+        eventually("the login is asked for", lambda: display.picture() == asked, within_s=TYPED_S)
+        display.enter(PASSWORD)
+        session = proxyd.the_live_session()
+        assert (session["user"], session["target"], session["how"]) == (DORA, "desk1", "password")
+        same(display, desktop.screen)
+    proxyd.ended(session["id"])
 
 
 def test_who_has_no_second_factor_sets_one_up_and_adds_a_key_that_logs_in_at_once(

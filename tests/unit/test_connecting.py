@@ -80,13 +80,11 @@ def test_a_listener_that_leads_to_one_target_needs_no_name_of_it() -> None:
 
 
 def test_desktops_know_the_certificate_by_its_fingerprint() -> None:
-    found = commands(Front("rdp", "proxy", 3389, **TLS), Wish("alice", "svc", "desk"))
-    assert found["FreeRDP"] == [
-        "xfreerdp",
-        "/v:proxy:3389",
-        "/u:alice%svc%desk",
-        "/cert:fingerprint:sha256:aa:bb",
-    ]
+    wish, to, trusted = Wish("alice", "svc", "desk"), "/v:proxy:3389", "/cert:fingerprint:sha256:aa:bb"
+    found = commands(Front("rdp", "proxy", 3389, **TLS, login_screen=True), wish)
+    assert found["FreeRDP"] == ["xfreerdp", to, "/u:alice%svc%desk", "/sec:tls", trusted]
+    found = commands(Front("rdp", "proxy", 3389, **TLS), wish)
+    assert found["FreeRDP"] == ["xfreerdp", to, "/u:alice%svc%desk", trusted]
 
 
 def test_known_hosts_names_the_port_and_the_authority() -> None:
