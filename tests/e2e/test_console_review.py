@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import subprocess
@@ -26,6 +27,7 @@ from tests.e2e.console_lab import (
     consoled,
     shot,
 )
+from tests.e2e.console_taking import ask, take
 from tests.e2e.databases import PASSWORD, listener
 from tests.e2e.lab import RUNNING, furnish, held, make_lab, ssh
 from tests.peers import eventually
@@ -126,8 +128,8 @@ def say(client: subprocess.Popen[bytes], statement: str) -> None:
 
 @pytest.mark.mission("M2", "M3", "M4", "M14")
 @pytest.mark.parametrize("protocol", ["postgres", "mysql"])
-def test_session_video_of_a_database_session_live(databases: ConsoleLab, protocol: str) -> None:
-    """Live Stream and Session video: each statement with its outcome, no row of a result; hold on, release, drop."""
+def test_session_video_of_a_database_session_live(databases: ConsoleLab, protocol: str, short: Path) -> None:
+    """Live Stream and Session video: each statement with its outcome, no row of a result; hold on, release, drop; csv."""
     with querying(databases, protocol) as (client, session), databases.page() as page:
         page.goto(databases.console.url)
         page.locator(f'a[href="/sessions/{session}/live"]').click()
@@ -171,6 +173,23 @@ def test_session_video_of_a_database_session_live(databases: ConsoleLab, protoco
         expect(row.locator("td.num").last).to_have_text("2")
         assert ROWS not in page.content()
         shot(page, f"session-logs-{protocol}")
+        exported_as_a_table(databases, page, session, short)
+
+
+def exported_as_a_table(databases: ConsoleLab, page: Page, session: str, directory: Path) -> None:
+    """Session video: what can be made of it for download are its statements, and no film."""
+    page.goto(f"{databases.console.url}/sessions/{session}/video")
+    forms = page.locator("select[name=form] option")
+    assert [one.get_attribute("value") for one in forms.all()] == ["jsonl", "csv"]
+    expect(page.locator("select")).to_have_count(1)
+    ask(page, databases.console, session, "csv")
+    text = take(page, databases.lab.proxyd, directory).read_text()
+    told = {row["statement"].rstrip(";"): row["status"] for row in csv.DictReader(text.splitlines())}
+    assert (told["insert into seen values ('one'), ('two')"], told["select * from no_such_table"]) == (
+        "ok",
+        "error",
+    )
+    assert ROWS not in text
 
 
 # ---------------------------------------------------------------- comments and marks

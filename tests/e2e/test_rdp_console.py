@@ -17,6 +17,7 @@ from playwright.sync_api import Page, expect
 from proxyd.console.motion import LEAST_STEP_US
 from proxyd.recorder.record import Record
 from tests.e2e.console_lab import ADMIN, WAIT_MS, Browsing, chromium, shot
+from tests.e2e.console_taking import ask, held_up, probed, take
 from tests.e2e.test_rdp_cli import PASSWORD, furnished
 from tests.e2e.test_rdp_export import IN_SYNC_S, LOUD, MARK, RED, TONE_HZ, loud, marked_s
 from tests.e2e.test_rdp_notices import shows
@@ -42,6 +43,7 @@ expect.set_options(timeout=WAIT_MS)
 
 TONE_S = 1.5
 STILL_S = 0.3
+LENGTH_S = 0.2  # of a film, off its session
 LAST = "echo last‹Enter›"
 MOMENTS = 8
 PLAYS = 5  # a busy machine may hold up one, not each
@@ -343,3 +345,30 @@ def test_a_desktop_has_small_pictures_and_one_to_keep(rig: Rig, played: Played) 
         assert sizes[0][0] <= 320
         assert sizes[0][1] <= 200
         assert abs(sizes[0][0] / sizes[0][1] - shown.width / shown.height) < 0.1
+
+
+@pytest.mark.mission("M13")
+def test_session_video_generate_video_for_download_of_a_desktop(
+    rig: Rig, played: Played, short: Path
+) -> None:
+    """It waits for its turn, is made, downloaded, decoded and verified; half as large, faster, without its sound as well."""
+    lasted_s = played.records[-1].at_us / 1e6
+    with rig.page() as page:
+        with held_up(rig.proxyd, played.id):
+            ask(page, rig.console, played.id, "webm")
+            expect(page.locator("[role=status] .badge")).to_have_text("waits")
+        film = probed(take(page, rig.proxyd, short))
+        (size,) = film.sizes
+        assert (film.codecs, size[0] > 0) == ({"video": "av1", "audio": "opus"}, True)
+        assert film.seconds == pytest.approx(lasted_s, abs=LENGTH_S)
+
+        ask(page, rig.console, played.id, "mp4", speed="4", size="half")
+        small = probed(take(page, rig.proxyd, short))
+        assert small.codecs == {"video": "h264"}
+        assert small.seconds == pytest.approx(lasted_s / 4, abs=LENGTH_S)
+        ((width, height),) = small.sizes
+        assert (abs(width - size[0] / 2) <= 1, abs(height - size[1] / 2) <= 1) == (True, True)
+        expect(page.locator("dl").first).to_contain_text("4 times as fast, half as wide and high")
+        expect(page.locator("#proof")).to_contain_text("4 times as fast, half as wide and high")
+        shot(page, "export-of-a-desktop")
+        assert violations(page) == []
