@@ -1,4 +1,4 @@
-"""`proxyctl own ...`: what people do for themselves; and what operators do for who has lost a second factor (`users`).
+"""`proxyctl own ...`: what people do for themselves; and what operators do for others' sign-ins and factors (`users`).
 
 Rule 1: passwords and codes are asked for on the terminal, or read from standard input; never taken as an argument.
 Rule 2: a secret that is answered is printed once, where nobody else reads it.
@@ -26,6 +26,8 @@ def add_to(group: CommandLine) -> None:
     assert isinstance(users, click.Group)  # noqa: S101 - cli_sessions made it
     users.add_command(recovery_code)
     users.add_command(unenrol)
+    users.add_command(signed_in)
+    users.add_command(sign_out)
 
 
 @click.group(cls=CommandLine, short_help="What you may reach, and what you log in with.")
@@ -179,6 +181,33 @@ def unenrol(run: Run, user: str, *, alone: bool) -> None:
         run.output.line(
             f"Removed of {user}: {answer['keys']} SSH keys, {answer['passkeys']} security keys{device}."
         )
+
+
+@click.command("signed-in", cls=Command)
+@click.pass_obj
+def signed_in(run: Run) -> None:
+    """List who is signed in to the console, since when, from where, and when they last asked for something."""
+    if (answer := run.ask("sign-ins")) is None:
+        return
+    columns = [
+        Column("NUMBER", lambda row: row["number"], keep=16),
+        Column("USER", lambda row: row["user"], keep=8),
+        Column("FROM", lambda row: row["address"], keep=9),
+        Column("SINCE", lambda row: run.output.time(row["began_at"]), keep=8),
+        Column("LAST REQUEST", lambda row: run.output.time(row["seen_at"]), keep=8),
+        Column("BROWSER", lambda row: row["agent"], keep=8),
+    ]
+    run.output.table(columns, answer["sign_ins"], "Nobody is signed in to the console.")
+
+
+@click.command("sign-out", cls=Command)
+@click.argument("user", type=UserName(), metavar="USER")
+@click.argument("number", default="", metavar="[NUMBER]")
+@click.pass_obj
+def sign_out(run: Run, user: str, number: str) -> None:
+    """Sign USER out of the console, in the one browser that `signed-in` gives NUMBER, or in all."""
+    if (answer := run.ask("sign-out", user=user, number=number)) is not None:
+        run.output.line(f"{answer['ended']} of {user} signed out.")
 
 
 def _said(run: Run, answer: Mapping[str, Any], text: str) -> None:

@@ -31,6 +31,7 @@ from proxyd.config import Config, MysqlListen, PostgresListen, RdpListen
 from proxyd.control.fetching import Tickets
 from proxyd.control.owning import Pending
 from proxyd.control.server import ControlServer
+from proxyd.control.signins import Consoles
 from proxyd.database_tls import front_context
 from proxyd.decoders import PACKAGES, freerdp
 from proxyd.engine import Caller, Converse, Core, Engine, MakeEngine
@@ -119,6 +120,7 @@ class Daemon:
         self.enrolled: Enrolled
         self.pending = Pending()
         self.ceremonies = Ceremonies()
+        self.consoles = Consoles()
         self.fronts: dict[str, Front] = {}
         self._search: Feed | None = None
 

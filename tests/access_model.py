@@ -19,7 +19,7 @@ SAID = 1000  # comments on one session
 EVERY = frozenset({"live", "replay", "log", "search", "export", "download"})  # the ways to see a session
 MANY = EVERY | {
     "list", "status", "auditors", "decide", "ask", "block", "blocks", "message", "drop", "hold", "review", "purge", "issue",
-    "reload",
+    "reload", "signins",
 }  # fmt: skip
 MAY: dict[str, frozenset[str]] = {
     "PAM Administrator": MANY,

@@ -140,6 +140,8 @@ TABLE: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/sign-out", entry.leave),
     ("GET", "/sign-ins", browsers.show),
     ("POST", "/sign-ins", browsers.end),
+    ("GET", "/signed-in", browsers.show_all),
+    ("POST", "/signed-in", browsers.end_any),
     ("GET", "/", listing.sessions),
     ("GET", "/search", finding.search),
     ("GET", "/requests", governing.requests),

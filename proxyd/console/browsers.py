@@ -1,4 +1,4 @@
-"""Where a user is signed in, and signing out there: for themselves alone (ASVS 5.0, 7.5.2)."""
+"""Where a user is signed in, and signing out there: oneself (ASVS 5.0, 7.5.2), and others as the daemon lets (7.4.5)."""
 
 from __future__ import annotations
 
@@ -35,3 +35,17 @@ async def end(visit: Visit) -> Response:
     count = signins.end_others(who) if not number else number not in own and signins.end_of(who.user, number)
     _log.info("signed out elsewhere", user=who.user, source=who.source, count=int(count))
     return visit.to("/sign-ins", f"{int(count)} {'browser is' if count == 1 else 'browsers are'} signed out.")
+
+
+async def show_all(visit: Visit) -> Response:
+    """List who is signed in, as the daemon knows it."""
+    rows = (await visit.call("sign-ins"))["sign_ins"]
+    own = {number for number, one in visit.site.signins.of(visit.who.user).items() if one is visit.who}
+    return visit.page("signed-in.html", rows=rows, own=own)
+
+
+async def end_any(visit: Visit) -> Response:
+    """Sign out one browser of somebody, or all of theirs."""
+    user, number = visit.form.text("user"), visit.form.text("number")
+    count = (await visit.call("sign-out", user=user, number=number))["ended"]
+    return visit.to("/signed-in", f"{count} {'browser' if count == 1 else 'browsers'} of {user} signed out.")

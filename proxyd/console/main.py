@@ -30,6 +30,7 @@ from proxyd.console.provider import Provider
 from proxyd.console.recordings import Recordings
 from proxyd.console.server import GRACE_SECONDS, Door, listen
 from proxyd.console.signin import SignIns
+from proxyd.console.telling import Teller
 from proxyd.console.videos import Videos
 from proxyd.errors import ConfigError
 from proxyd.health import Health
@@ -80,6 +81,7 @@ async def _serve(config: Config, site: Site, listening: socket.socket, url: str)
         host, port = listening.getsockname()[:2]
         await nursery.start(site.door.run, listening, ended)
         nursery.start_soon(site.videos.makers.run)
+        nursery.start_soon(Teller(site.daemon, site.signins).run)
         _log.info("ready", address=f"{host}:{port}", url=url)
         notify("READY=1")
         await ended.wait()

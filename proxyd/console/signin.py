@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+import trio
+
 from proxyd.config import Console
 
 TOKEN_BYTES: Final = 32  # ASVS 5.0 7.2.3 wants 128 bits of entropy at least
@@ -60,6 +62,7 @@ class SignIns:
         self._idle_s, self._longest_s = settings.idle_minutes * 60, settings.hours * 3600
         self._clock = clock
         self._known: dict[bytes, SignIn] = {}  # by the token's SHA-256, oldest first
+        self.changed = trio.Event()  # set, and another one, when somebody was signed in or out
 
     def __len__(self) -> int:
         return len(self._known)
@@ -76,16 +79,17 @@ class SignIns:
         self._known[_digest(token)] = SignIn(
             user, source, now, now, proof=proof, agent=agent[:AGENT], asked=now
         )
+        self._tell()
         return token
+
+    def all(self) -> dict[str, SignIn]:
+        """Give all sign-ins by their numbers, oldest first."""
+        now = self._clock()
+        return {key.hex()[:NUMBER]: one for key, one in self._known.items() if self._good(one, now)}
 
     def of(self, user: str) -> dict[str, SignIn]:
         """Give the sign-ins of a user by their numbers, oldest first."""
-        now = self._clock()
-        return {
-            key.hex()[:NUMBER]: one
-            for key, one in self._known.items()
-            if one.user == user and self._good(one, now)
-        }
+        return {number: one for number, one in self.all().items() if one.user == user}
 
     def age(self, at: float) -> float:
         """Say how many seconds ago that was."""
@@ -99,6 +103,14 @@ class SignIns:
             self._forget(key)
             return True
         return False
+
+    def end_by(self, number: str) -> str:
+        """Sign out one browser of anybody; gives whose it was, "" where there is none of that number."""
+        for key in [key for key in self._known if key.hex()[:NUMBER] == number]:
+            user = self._known[key].user
+            self._forget(key)
+            return user
+        return ""
 
     def end_others(self, this: SignIn) -> int:
         """Sign out all browsers of a user but this one; give how many."""
@@ -152,6 +164,11 @@ class SignIns:
     def _forget(self, key: bytes) -> None:
         if found := self._known.pop(key, None):
             found.over = True
+            self._tell()
+
+    def _tell(self) -> None:
+        told, self.changed = self.changed, trio.Event()
+        told.set()
 
     def _too_many(self) -> int:
         return max(len(self._known) - MAX_SIGN_INS + 1, 0)

@@ -28,6 +28,7 @@ from proxyd.control import (
     proving,
     reading,
     reviewing,
+    signins,
     vouching,
     watching,
 )
@@ -122,6 +123,10 @@ class Services(Protocol):
         """What they are setting up."""
 
     @property
+    def consoles(self) -> signins.Consoles:
+        """The consoles, and who is signed in to them."""
+
+    @property
     def ceremonies(self) -> Ceremonies:
         """The challenges security keys are to answer."""
 
@@ -209,6 +214,10 @@ COMMANDS: Mapping[str, Command] = {
     "rdp-revoke": Command(_P.ISSUE, RdpRevoke, revoke),
     "sign-in": Command(_P.ACT, vouching.SignIn, vouching.sign_in),
     "sign-in-by-key": Command(_P.ACT, vouching.KeySignIn, vouching.sign_in_by_key),
+    "sign-ins-join": Command(_P.ACT, Nothing, stream=signins.join),
+    "sign-ins-tell": Command(_P.ACT, signins.Told, signins.tell),
+    "sign-ins": Command(_P.SIGN_INS, Nothing, signins.sign_ins),
+    "sign-out": Command(_P.SIGN_INS, signins.End, signins.sign_out),
     "recovery-code": Command(_P.ISSUE, vouching.Person, vouching.recovery_code),
     "unenrol": Command(_P.ISSUE, vouching.Unenrol, vouching.unenrol),
     "access": Command(_P.OWN, Nothing, owning.access),

@@ -36,6 +36,7 @@ class Permission(StrEnum):
     RELOAD = "daemon.reload"
     STATUS = "daemon.status"
     ISSUE = "tokens.issue"  # vouch for a user: a session token logs in alone
+    SIGN_INS = "console.sign-ins"  # see who is signed in to the console, and sign them out
     ACT = "console.act"  # act for the person who has signed in, and ask whether what they show signs them in
     OWN = "own.access"  # see and set up what one logs in with oneself
 

@@ -14,12 +14,14 @@ import os
 import re
 import socket
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from urllib.parse import urlencode
 
 import pytest
 
 from proxyd.console.app import TABLE
+from proxyd.recorder.ledger import LedgerReader
 from tests.e2e.console_lab import ADMIN, AUDITOR, NOBODY, OPERATOR
 from tests.e2e.lab import held
 from tests.peers import eventually
@@ -329,6 +331,48 @@ def test_7_5_2_a_user_sees_where_they_are_signed_in_and_ends_it(console, nobody,
     assert nobody.post("/sign-ins", {"number": number}).status == 303
     assert other.get("/sign-ins").status == 303
     assert "1 browser is signed out" in nobody.get("/sign-ins").text
+
+
+def watched_until_told(console: Console, data: bytes, wanted: bytes) -> bytes:
+    """Open a WebSocket, and read until it says something."""
+    context = ssl.create_default_context(cafile=str(console.proxyd.home / "keys" / "tls.crt"))
+    found = b""
+    with socket.create_connection((HOST, console.port), timeout=60) as plain:
+        with context.wrap_socket(plain, server_hostname=HOST) as secure:
+            secure.sendall(data)
+            while wanted not in found and (part := secure.recv(65536)):
+                found += part
+    return found
+
+
+def test_7_4_5_an_administrator_ends_anybodys_sign_in_and_what_it_watches(
+    console, client, nobody, console_lab, short
+):
+    ctl = console.proxyd.ctl
+    seen = console.client()
+    given = ctl("users", "recovery-code", AUDITOR).data["code"]
+    assert seen.sign_in(console.people[AUDITOR], code=given).status == 303
+    with held(console_lab.lab, short, "exec cat") as (_, session), ThreadPoolExecutor(1) as pool:
+        wanted = upgrade(f"/sessions/{session}/live/stream", seen.cookie, console.origin, console.port)
+        live = pool.submit(watched_until_told, console, wanted, b"You are signed out.")
+        eventually("they watch", lambda: console_lab.lab.proxyd.live()[0]["viewers"] == 1)
+        rows = lambda: ctl("users", "signed-in").data["sign_ins"]  # noqa: E731
+        eventually("it is known", lambda: AUDITOR in [row["user"] for row in rows()])
+        (number, *_) = [row["number"] for row in rows() if row["user"] == AUDITOR]
+        assert seen.cookies["__Host-proxyd"] not in str(rows())
+        assert number in client.get("/signed-in").text
+        assert nobody.get("/signed-in").status == 403
+        assert nobody.post("/signed-in", {"user": AUDITOR, "number": number}).status == 403
+        assert seen.get("/sign-ins").status == 200
+        client.get("/signed-in")
+        assert client.post("/signed-in", {"user": AUDITOR, "number": ""}).status == 303
+        assert seen.get("/").status == 303
+        assert b"\x11\x31" in live.result(timeout=60)  # 4401
+        eventually("nobody watches", lambda: console_lab.lab.proxyd.live()[0]["viewers"] == 0)
+    assert "signed out" in client.get("/signed-in").text
+    assert ctl("users", "sign-out", AUDITOR, check=False).code != 0
+    (entry,) = LedgerReader(console.proxyd.home / "state" / "ledger").entries("sign-out")
+    assert (entry.fields["user"], entry.fields["who"], entry.fields["via"]) == (AUDITOR, ADMIN, "root")
 
 
 def test_8_2_1_who_may_not_is_told_so_and_the_daemon_says_it(console, nobody):

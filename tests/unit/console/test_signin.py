@@ -84,6 +84,19 @@ def test_a_user_sees_and_ends_their_own_browsers(signins, clock):
     assert signins.find(other)
 
 
+def test_an_end_by_number_is_told_to_who_waits(signins):
+    token = signins.begin("ann", "10.0.0.1")
+    one, changed = signins.find(token), signins.changed
+    (number,) = signins.all()
+    assert signins.end_by("f" * 16) == ""
+    assert not changed.is_set()
+    assert signins.end_by(number) == "ann"
+    assert changed.is_set()
+    assert not signins.changed.is_set()
+    assert one.over
+    assert signins.all() == {}
+
+
 def test_the_day_ends_it_however_busy(signins, clock):
     token = signins.begin("ann", "10.0.0.1")
     one = signins.find(token)

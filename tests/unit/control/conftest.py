@@ -26,6 +26,7 @@ from proxyd.config import Export, Index, Notify, Operator, Review
 from proxyd.control.client import ANSWER_LIMIT, Client, Frames, pack_frame
 from proxyd.control.fetching import Tickets
 from proxyd.control.server import ControlServer
+from proxyd.control.signins import Consoles
 from proxyd.enrolled import NAME, Enrolled
 from proxyd.errors import ConfigError, Denied
 from proxyd.exports import Exports
@@ -154,6 +155,7 @@ class Played:
         self.search = None
         self.tickets = Tickets()
         self.enrolled = Enrolled(base / NAME)
+        self.consoles = Consoles()
         self.broken_config = False
         self.reloads = 0
         self.config = SimpleNamespace(
