@@ -435,7 +435,8 @@ roles = ["PAM Administrator", "System Administrator"]
 #metrics = "127.0.0.1:9323"
 
 # Sign-in by an OpenID Connect provider: its issuer, exactly as it writes it, and what proxyd is to it. Register there
-# https://CONSOLE/sign-in/provider/back as where to go back, and https://CONSOLE/sign-in for after signing out.
+# https://CONSOLE/sign-in/provider/back as where to go back, https://CONSOLE/sign-in for after signing out, and
+# https://CONSOLE/sign-in/provider/logout for logouts it tells (back-channel).
 #[console.oidc]
 #issuer = "https://login.example/realms/staff"
 #client_id = "proxyd"

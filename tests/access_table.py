@@ -40,6 +40,7 @@ ADDRESSES: dict[tuple[str, str], Address] = {
     ("GET", "/static/{name}"): Address(NOBODY, fine=(404,)),
     ("POST", "/sign-in/key"): Address(NOBODY, drawn=False),
     ("POST", "/sign-in/provider"): Address(NOBODY, drawn=False),
+    ("POST", "/sign-in/provider/logout"): Address(NOBODY, drawn=False),
     ("GET", "/sign-in/provider/back"): Address(NOBODY, fine=(404,)),
     ("POST", "/sign-out"): Address(OWN, drawn=False),
     ("GET", "/sign-ins"): Address(OWN),

@@ -66,6 +66,7 @@ STATUS: Final = {
     Code.TIMEOUT: 504,
     Code.INTERNAL: 502,
 }
+BACK_CHANNEL: Final = "/sign-in/provider/logout"
 THUMBS: Final = 512  # small pictures that are kept, some kilobytes each
 TITLES: Final = {
     400: "That did not work",
@@ -107,7 +108,8 @@ def guarded(site: Site, hosts: Collection[str]) -> ASGIApp:
 
     The door is around all of it: what starlette answers for a fault carries the browsers' orders too.
     """
-    return Guard(application(site), origins(hosts))
+    told_at = frozenset({BACK_CHANNEL}) if site.provider is not None else frozenset()
+    return Guard(application(site), origins(hosts), told_at)
 
 
 def application(site: Site) -> Starlette:
@@ -118,6 +120,7 @@ def application(site: Site) -> Starlette:
             Route("/sign-in", entry.enter, methods=["POST"]),
             Route("/sign-in/key", entry.enter_by_key, methods=["POST"]),
             Route("/sign-in/provider", entry.go, methods=["POST"]),
+            Route(BACK_CHANNEL, entry.signed_out_there, methods=["POST"]),
             Route("/sign-in/provider/back", entry.back, methods=["GET"]),
             Route("/static/{name}", site.assets.serve, methods=["GET"]),
             WebSocketRoute("/sessions/{session}/live/stream", live.stream),

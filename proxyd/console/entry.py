@@ -7,7 +7,8 @@ Rule 2: every refusal reads the same, and a name that does not exist costs the s
 Rule 3: addresses that fail are held off as those of the other logins are (admission).
 Rule 4: a sign-in has a token never used before; the one this browser had ends with it.
 Rule 5: where a provider signs in (console.oidc), its word stands for a user's own factors; a second factor it has to show,
-        the user has to be one of ours, at an address of theirs. Only a form of ours begins it.
+        the user has to be one of ours, at an address of theirs. Only a form of ours begins it; the provider ends it too,
+        from its server to ours (OpenID Connect Back-Channel Logout 1.0).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
 from proxyd import log, metrics
 from proxyd.admission import Refused
@@ -161,7 +162,31 @@ async def back(request: Request) -> Response:
         return _form(request, wanted, str(error), 502 if isinstance(error, Unreachable) else 403)
     finally:
         ticket.close()
-    return _welcomed(request, name, wanted, proof, by="provider")
+    return _welcomed(request, name, wanted, proof, by="provider", identity=identity)
+
+
+async def signed_out_there(request: Request) -> Response:
+    """End the sign-ins of whoever has signed out at the provider, as that tells us. Raises BadForm."""
+    site: Site = request.app.state.site
+    if site.provider is None:
+        raise BadForm(404, "No provider signs in here.")
+    source = _source(request)
+    try:
+        ticket = site.admission.arrive(source)
+    except Refused as refusal:
+        return PlainTextResponse(str(refusal), 429)
+    try:
+        said = await site.provider.heard((await read_form(request)).secret("logout_token"))
+    except (Denied, Unreachable) as error:
+        if isinstance(error, Denied):
+            ticket.failed("authfail")
+        _log.warning("a logout of the provider was refused", source=source, why=str(error))
+        return PlainTextResponse(str(error), 400 if isinstance(error, Denied) else 503)
+    finally:
+        ticket.close()
+    count = site.signins.end_from(said.subject, said.session)
+    _log.info("signed out at the provider", source=source, count=count)
+    return Response(status_code=200)
 
 
 def _known(site: Site, identity: Identity, source: str) -> str:
@@ -188,12 +213,22 @@ def _known(site: Site, identity: Identity, source: str) -> str:
     return name
 
 
-def _welcomed(request: Request, name: str, wanted: str, proof: str = "", *, by: str = "password") -> Response:
+def _welcomed(
+    request: Request,
+    name: str,
+    wanted: str,
+    proof: str = "",
+    *,
+    by: str = "password",
+    identity: Identity | None = None,
+) -> Response:
     """Sign a user in (Rule 4), and send their browser on."""
     site: Site = request.app.state.site
     source = _source(request)
     site.signins.end(request.cookies.get(COOKIE, ""))
-    token = site.signins.begin(name, source, proof, printable(request.headers.get("user-agent", "")))
+    agent = printable(request.headers.get("user-agent", ""))
+    there = (identity.subject, identity.text("sid")) if identity is not None else ("", "")
+    token = site.signins.begin(name, source, proof, agent, there)
     _log.info("signed in", user=name, source=source, by=by)
     answer = RedirectResponse(wanted, 303)
     _set(answer, COOKIE, token)

@@ -1,7 +1,8 @@
 """The door of the console: what every request must be, and what every answer carries (ASVS 5.0, chapter 3).
 
 Rule 1: a request names this console as its host; one that changes something, or opens a socket, comes from a page of its
-        own. Another site's page gets nothing, not even a picture, but may link here.
+        own. Another site's page gets nothing, not even a picture, but may link here. What servers tell us (`told_at`) comes
+        from no page at all.
 Rule 2: every answer says that nothing foreign runs in it, frames it or guesses its type, and that nobody keeps it.
 Rule 3: it knows no user, no page and no session; it works on ASGI's messages and never reads a body.
 """
@@ -64,10 +65,10 @@ def origins(hosts: Iterable[str]) -> frozenset[str]:
 
 
 class Guard:
-    """The outermost middleware; `hosts`: what the console is called."""
+    """The outermost middleware; `hosts`: what the console is called, `told_at`: paths other servers post to."""
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
-        self._app, self._hosts = app, hosts
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], told_at: frozenset[str] = frozenset()) -> None:
+        self._app, self._hosts, self._told_at = app, hosts, told_at
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it here."""
@@ -78,7 +79,7 @@ class Guard:
         if scope["type"] == "websocket":
             await self._socket(headers, scope, receive, send)
             return
-        refusal = self._refusal(scope["method"], headers)
+        refusal = self._refusal(scope["method"], scope["path"], headers)
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -99,7 +100,7 @@ class Guard:
         await receive()
         await send({"type": "websocket.close", "code": CLOSE_POLICY})
 
-    def _refusal(self, method: str, headers: Headers) -> ASGIApp | None:
+    def _refusal(self, method: str, path: str, headers: Headers) -> ASGIApp | None:
         if not self._is_own(headers):
             return _refused("host", "This console has another name.", 421)
         if method not in METHODS:
@@ -110,6 +111,8 @@ class Guard:
         site, mode = headers.get("sec-fetch-site", ""), headers.get("sec-fetch-mode", "")
         if method in SAFE:
             foreign = site in ("cross-site", "same-site") and mode != "navigate"
+        elif path in self._told_at:
+            foreign = "origin" in headers or bool(site)  # a browser says one of them with every form
         else:
             origin = headers.get("origin")
             foreign = origin != origin_of(headers) if origin is not None else site != "same-origin"

@@ -1,4 +1,6 @@
-"""ID tokens of an OpenID Connect provider: whose they are, and which are believed (OpenID Connect Core 1.0, 3.1.3.7).
+"""ID tokens and logout tokens of an OpenID Connect provider: whose they are, and which are believed.
+
+OpenID Connect Core 1.0, 3.1.3.7; Back-Channel Logout 1.0, 2.6.
 
 Rule 1: a token counts when a key of the provider signed it with one of ALGORITHMS. No key we share, and no signature at
         all, makes a token, whatever its header says.
@@ -25,6 +27,7 @@ KINDS: Final = frozenset({"RSA", "EC", "OKP"})  # of keys: none we could sign wi
 MAX_KEYS: Final = 64
 MAX_TOKEN: Final = 32 << 10  # characters; a person of some hundred groups fits
 MAX_TEXT: Final = 255  # of `sub`, OpenID Connect Core 2
+LOGOUT: Final = "http://schemas.openid.net/event/backchannel-logout"
 FRESH_SECONDS: Final = 600  # since it was made: tokens of this flow are seconds old
 
 
@@ -52,6 +55,14 @@ class Identity(NamedTuple):
         value = self.claims.get(name)
         values = value if isinstance(value, list) else [value]
         return frozenset(one for one in values if isinstance(one, str))
+
+
+class Farewell(NamedTuple):
+    """Who was signed out at the provider: a person, a session of theirs there, or both; `name` tells it from others."""
+
+    subject: str
+    session: str
+    name: str
 
 
 def keys_of(document: Any) -> KeySet:
@@ -86,6 +97,23 @@ def verified(token: str, keys: KeySet, settings: Oidc, nonce: str, now: float) -
     return identity
 
 
+def farewell(token: str, keys: KeySet, settings: Oidc, now: float) -> Farewell:
+    """Read a logout token, believed. Raises Unbelievable, and UnknownKey where other keys might help."""
+    claims = _signed(token, keys)
+    if claims.get("iss") != settings.issuer:
+        raise Unbelievable("The logout came from another provider.")
+    _check_audience(claims, settings.client_id)
+    events = claims.get("events")
+    if not isinstance(events, dict) or not isinstance(events.get(LOGOUT), dict) or "nonce" in claims:
+        raise Unbelievable("The provider sent another kind of token.")
+    _check_fresh(claims, settings, now)
+    said = Identity("", claims)
+    found = Farewell(said.text("sub"), said.text("sid"), said.text("jti"))
+    if not found.name or not (found.subject or found.session):
+        raise Unbelievable("The logout names nobody.")
+    return found
+
+
 def _signed(token: str, keys: KeySet) -> dict[str, Any]:
     if len(token) > MAX_TOKEN:
         raise Unbelievable("The sign-in is too large.")
@@ -114,7 +142,7 @@ def _check_audience(claims: Mapping[str, Any], client: str) -> None:
         raise Unbelievable("The sign-in is for another application.")
 
 
-def _check_times(claims: Mapping[str, Any], settings: Oidc, now: float) -> None:
+def _check_fresh(claims: Mapping[str, Any], settings: Oidc, now: float) -> None:
     skew = settings.skew_seconds
     expires, made = _time(claims, "exp"), _time(claims, "iat")
     if expires is None or made is None:
@@ -123,9 +151,13 @@ def _check_times(claims: Mapping[str, Any], settings: Oidc, now: float) -> None:
         raise Unbelievable("The sign-in is too old; is the clock of this machine right?")
     if made > now + skew or (_time(claims, "nbf") or 0) > now + skew:
         raise Unbelievable("The sign-in is from the future; is the clock of this machine right?")
+
+
+def _check_times(claims: Mapping[str, Any], settings: Oidc, now: float) -> None:
+    _check_fresh(claims, settings, now)
     if settings.longest_minutes is not None:
         shown = _time(claims, "auth_time")
-        if shown is None or now >= shown + settings.longest_minutes * 60 + skew:
+        if shown is None or now >= shown + settings.longest_minutes * 60 + settings.skew_seconds:
             raise Unbelievable(
                 "You showed the provider who you are too long ago; sign out there, then try again."
             )

@@ -5,7 +5,8 @@ Rule 2: an attempt counts once, within ATTEMPT_SECONDS, in the browser that bega
         made for it alone, and none of them leaves this process but in the form the protocol has for it.
 Rule 3: we go to no address but those the issuer's own description names, by verified TLS, with no redirect followed; answers
         are bounded in bytes and time.
-Rule 4: keys are asked for again when a token names one that is not there, at most once in KEYS_AGAIN_SECONDS.
+Rule 4: who it says has signed out there is signed out here, once for each time it says so.
+Rule 5: keys are asked for again when a token names one that is not there, at most once in KEYS_AGAIN_SECONDS.
 """
 
 from __future__ import annotations
@@ -27,7 +28,16 @@ from joserfc.jwk import KeySet
 from proxyd import log, vault
 from proxyd.characters import printable
 from proxyd.config import Oidc
-from proxyd.console.idtoken import Identity, Unbelievable, UnknownKey, keys_of, verified
+from proxyd.console.idtoken import (
+    FRESH_SECONDS,
+    Farewell,
+    Identity,
+    Unbelievable,
+    UnknownKey,
+    farewell,
+    keys_of,
+    verified,
+)
 from proxyd.errors import ConfigError, ProxydError
 
 WELL_KNOWN: Final = "/.well-known/openid-configuration"
@@ -35,6 +45,7 @@ ATTEMPT_SECONDS: Final = (
     600  # to find a phone, or to wait for a message; ASVS 5.0 6.5.5 has 10 minutes at most
 )
 MAX_ATTEMPTS: Final = 1000  # the oldest gives way; some hundred bytes each
+MAX_HEARD: Final = 10_000  # logouts of the last minutes
 ANSWER_BYTES: Final = 256 << 10  # sets of keys with certificate chains are some ten kilobytes
 ANSWER_SECONDS: Final = 10.0
 KEPT_SECONDS: Final = 3600.0  # what describes the provider, and its keys
@@ -98,6 +109,7 @@ class Provider:
         self._attempts: dict[bytes, Attempt] = {}  # by state and browser, oldest first
         self._described: tuple[float, Description] | None = None
         self._keys: tuple[float, KeySet] | None = None
+        self._heard: dict[str, float] = {}  # names of logouts, and when they came
         self._lock = trio.Lock()
         try:
             self._context = ssl.create_default_context(cafile=settings.ca)
@@ -172,12 +184,28 @@ class Provider:
         back = {"post_logout_redirect_uri": f"{self._home}/sign-in", "client_id": self.settings.client_id}
         return _with(known.end_session_endpoint, {"id_token_hint": token, **back})
 
+    async def heard(self, token: str) -> Farewell:
+        """Read what the provider says of who signed out there, once (Rule 4). Raises Unbelievable, Unreachable."""
+        known = await self._description()
+        said = await self._believed(known, lambda keys: farewell(token, keys, self.settings, self._clock()))
+        now, kept = self._clock(), FRESH_SECONDS + 2 * self.settings.skew_seconds
+        self._heard = {name: at for name, at in self._heard.items() if now - at < kept}
+        if said.name in self._heard or len(self._heard) >= MAX_HEARD:
+            raise Unbelievable("The provider has said this before.")
+        self._heard[said.name] = now
+        return said
+
     async def _verified(self, known: Description, token: str, nonce: str) -> Identity:
+        return await self._believed(
+            known, lambda keys: verified(token, keys, self.settings, nonce, self._clock())
+        )
+
+    async def _believed(self, known: Description, read: Callable[[KeySet], _Kind]) -> _Kind:
+        """Read a token by the keys the provider has, new ones where it names one we do not know."""
         try:
-            return verified(token, await self._key_set(known), self.settings, nonce, self._clock())
+            return read(await self._key_set(known))
         except UnknownKey:
-            keys = await self._key_set(known, again=True)
-            return verified(token, keys, self.settings, nonce, self._clock())
+            return read(await self._key_set(known, again=True))
 
     async def _redeem(self, known: Description, code: str, attempt: Attempt) -> _Tokens:
         form = {

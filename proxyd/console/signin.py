@@ -35,6 +35,7 @@ class SignIn:
     """One browser of a user. `notice`: what the next page tells; `live`: live views that are open.
 
     `proof`: the token by which an OpenID Connect provider signed them in, which signs them out there; else "".
+    `subject`, `session`: what that calls the person, and their session there.
     """
 
     user: str
@@ -47,6 +48,8 @@ class SignIn:
     over: bool = False
     tokens: float = REQUESTS_BURST
     proof: str = field(default="", repr=False)
+    subject: str = ""
+    session: str = ""
     agent: str = ""
     asked: float = 0.0  # when `tokens` were counted last
 
@@ -67,8 +70,10 @@ class SignIns:
     def __len__(self) -> int:
         return len(self._known)
 
-    def begin(self, user: str, source: str, proof: str = "", agent: str = "") -> str:
-        """Sign a user in; give the token for their browser."""
+    def begin(
+        self, user: str, source: str, proof: str = "", agent: str = "", by: tuple[str, str] = ("", "")
+    ) -> str:
+        """Sign a user in; give the token for their browser. `by`: a provider's subject and session."""
         now = self._clock()
         for key in [key for key, one in self._known.items() if not self._good(one, now)]:
             self._forget(key)
@@ -77,7 +82,15 @@ class SignIns:
             self._forget(key)
         token = secrets.token_urlsafe(TOKEN_BYTES)
         self._known[_digest(token)] = SignIn(
-            user, source, now, now, proof=proof, agent=agent[:AGENT], asked=now
+            user,
+            source,
+            now,
+            now,
+            proof=proof,
+            subject=by[0],
+            session=by[1],
+            agent=agent[:AGENT],
+            asked=now,
         )
         self._tell()
         return token
@@ -111,6 +124,13 @@ class SignIns:
             self._forget(key)
             return user
         return ""
+
+    def end_from(self, subject: str, session: str) -> int:
+        """Sign out whom a provider has: one session there where it and we know that, else all of a person; give how many."""
+        gone = [key for key, one in self._known.items() if _is_from(one, subject, session)]
+        for key in gone:
+            self._forget(key)
+        return len(gone)
 
     def end_others(self, this: SignIn) -> int:
         """Sign out all browsers of a user but this one; give how many."""
@@ -172,6 +192,12 @@ class SignIns:
 
     def _too_many(self) -> int:
         return max(len(self._known) - MAX_SIGN_INS + 1, 0)
+
+
+def _is_from(one: SignIn, subject: str, session: str) -> bool:
+    if session and one.session:
+        return session == one.session and subject in ("", one.subject)
+    return bool(subject) and subject == one.subject
 
 
 def _digest(token: str) -> bytes:

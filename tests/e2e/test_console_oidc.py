@@ -15,6 +15,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urljoin, urlsplit
 
 import pytest
+from joserfc import jwt
+from joserfc.jwk import RSAKey
 from playwright.sync_api import sync_playwright
 
 from tests.e2e.console_lab import WAIT_MS, shot
@@ -207,6 +209,38 @@ def test_7_6_1_signing_out_ends_both(provider, console):
     assert done.headers["location"].startswith(f"{console.url}/sign-in")
     page = visitor.follow(visitor.ask("GET", visitor.leave()))
     assert 'name="who"' in page.text  # it asks again who it is
+
+
+def test_6_8_a_logout_at_the_provider_ends_the_sign_ins_of_that_session_there(provider, console):
+    """Back-channel: the provider's server tells ours; a second browser, with a session of its own there, stays."""
+    here, elsewhere, other = Visitor(console), Visitor(console), Visitor(console)
+    here.sign_in("ann")
+    elsewhere.sign_in("ann")
+    other.sign_in("bert-at-work")
+    asked = here.ask("GET", f"{provider.issuer}/session/end")
+    xsrf = re.search(r'name="xsrf" value="([^"]+)"', asked.text)[1]
+    here.ask("POST", f"{provider.issuer}/session/end/confirm", {"xsrf": xsrf, "logout": "yes"})
+    eventually(
+        "the console has heard of it",
+        lambda: here.ask("GET", f"{console.url}/").status == 303,
+        within_s=30,
+    )
+    assert elsewhere.ask("GET", f"{console.url}/").status == 200
+    assert other.ask("GET", f"{console.url}/").status == 200
+    assert '"event": "signed out at the provider"' in console.log()
+
+
+def test_6_8_nobody_else_tells_of_logouts(provider, console):
+    visitor = Visitor(console)
+    visitor.sign_in("ann")
+    proof = jwt.encode({"alg": "RS256", "kid": "x"}, {"iss": provider.issuer}, RSAKey.generate_key(2048))
+    for headers in ({}, {"origin": console.url}, {"sec-fetch-site": "same-origin"}):
+        for token in ("", "x", proof):
+            told = {"content-type": FORM, "host": urlsplit(console.url).netloc, **headers}
+            body = urlencode({"logout_token": token})
+            answer = console.ask("POST", "/sign-in/provider/logout", body, told)
+            assert answer.status == (403 if headers else 400), answer.text
+    assert visitor.ask("GET", f"{console.url}/").status == 200
 
 
 def test_a_new_key_of_the_provider_is_learnt(provider, console):

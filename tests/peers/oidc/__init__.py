@@ -6,6 +6,7 @@ It is installed once from its lock, and kept under build/; node is the one that 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -74,13 +75,16 @@ class Oidc:
                 "client_secret": SECRET,
                 "redirect_uris": [f"{self.home}/sign-in/provider/back"],
                 "post_logout_redirect_uris": [f"{self.home}/sign-in"],
+                "backchannel_logout_uri": f"{self.home}/sign-in/provider/logout",
+                "backchannel_logout_session_required": True,
                 "response_types": ["code"],
                 "grant_types": ["authorization_code"],
             },
         }
         argv = node("provider.js", json.dumps(told))
         log = self.directory / f"provider.{self.starts}.log"
-        self.process = Process(argv, log=log, cwd=installed())
+        env = {**os.environ, "NODE_EXTRA_CA_CERTS": str(self.certificate)}  # it tells the console of logouts
+        self.process = Process(argv, log=log, cwd=installed(), env=env)
         eventually("the provider is ready", self._is_ready, within_s=START_S)
 
     def _is_ready(self) -> bool:

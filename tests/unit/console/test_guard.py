@@ -13,7 +13,9 @@ HOSTS = origins(["console.example:443", "127.0.0.1:8443"])
 OWN = {"host": "console.example", "origin": "https://console.example"}
 
 
-async def through(kind: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str]]:
+async def through(
+    kind: str, method: str = "GET", path: str = "/", **headers: str
+) -> tuple[int, dict[str, str]]:
     """The status and the headers of what comes back; of a socket 0 when the application got it, else its close code."""
     sent: list[dict[str, Any]] = []
     reached: list[bool] = []
@@ -30,8 +32,8 @@ async def through(kind: str, method: str = "GET", **headers: str) -> tuple[int, 
         return {"type": f"{kind}.connect"}
 
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    scope = {"type": kind, "method": method, "path": "/", "headers": raw, "query_string": b""}
-    await Guard(app, HOSTS)(scope, receive, send)
+    scope = {"type": kind, "method": method, "path": path, "headers": raw, "query_string": b""}
+    await Guard(app, HOSTS, frozenset({"/told"}))(scope, receive, send)
     if kind == "websocket":
         return (0 if reached else sent[0]["code"]), {}
     given = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
@@ -117,3 +119,15 @@ def test_the_policy_allows_nothing_inline_and_nothing_foreign():
     assert "unsafe" not in policy("abc")
     assert "http" not in policy("abc")
     assert "*" not in policy("abc")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({}, 200), ({"origin": "https://console.example"}, 403), ({"origin": "https://evil.example"}, 403), ({"origin": "null"}, 403),
+     ({"sec_fetch_site": "same-origin"}, 403), ({"sec_fetch_site": "cross-site"}, 403), ({"sec_fetch_site": "none"}, 403)],
+)  # fmt: skip
+async def test_what_servers_tell_comes_from_no_page(headers, status):
+    told = {"host": "console.example", **headers}
+    assert (await through("http", "POST", "/told", **told))[0] == status
+    assert (await through("http", "POST", "/told", **{**told, "host": "evil.example"}))[0] == 421
+    assert (await through("http", "POST", "/told/", host="console.example"))[0] == 403

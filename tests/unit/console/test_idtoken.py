@@ -17,7 +17,7 @@ from joserfc.jwk import ECKey, KeySet, OctKey, OKPKey, RSAKey
 
 from proxyd.config import Oidc
 from proxyd.console import idtoken
-from proxyd.console.idtoken import Unbelievable, UnknownKey, keys_of, verified
+from proxyd.console.idtoken import LOGOUT, Farewell, Unbelievable, UnknownKey, farewell, keys_of, verified
 
 NOW = 1_800_000_000.0
 ISSUER, CLIENT, NONCE = "https://login.example/realms/staff", "proxyd", "n" * 43
@@ -204,3 +204,55 @@ def test_claims_of_any_shape_are_refused_or_right(value, name):
     except Unbelievable:
         return
     assert found.subject == "4711" or name == "sub"
+
+
+GONE: dict[str, Any] = {
+    "iss": ISSUER, "aud": CLIENT, "sub": "4711", "sid": "s1", "jti": "j1", "iat": NOW - 5, "exp": NOW + 120, "events": {LOGOUT: {}},
+}  # fmt: skip
+
+
+def test_a_logout_says_whose_and_which_session_it_was():
+    assert farewell(signed(GONE), KEYS, SETTINGS, NOW) == Farewell("4711", "s1", "j1")
+    assert farewell(signed(without(GONE, "sub")), KEYS, SETTINGS, NOW) == Farewell("", "s1", "j1")
+    assert farewell(signed(without(GONE, "sid")), KEYS, SETTINGS, NOW) == Farewell("4711", "", "j1")
+    asks_when = Oidc(issuer=ISSUER, client_id=CLIENT, longest_minutes=5)  # which is of sign-ins alone
+    assert farewell(signed(GONE), KEYS, asks_when, NOW).subject == "4711"
+
+
+def without(claims: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in claims.items() if name not in names}
+
+
+NO_LOGOUTS: dict[str, dict[str, Any]] = {
+    "another issuer": GONE | {"iss": "https://login.example/realms/guests"},
+    "another client": GONE | {"aud": "other"},
+    "an ID token": GOOD,
+    "an ID token's nonce": GONE | {"nonce": NONCE},
+    "no event": without(GONE, "events"),
+    "another event": GONE | {"events": {"http://schemas.openid.net/event/other": {}}},
+    "an event that is none": GONE | {"events": {LOGOUT: True}},
+    "events in a list": GONE | {"events": [LOGOUT]},
+    "nobody": without(GONE, "sub", "sid"),
+    "no name": without(GONE, "jti"),
+    "what is no text": GONE | {"sub": 4711, "sid": ["s1"]},
+    "no end": without(GONE, "exp"),
+    "no time": without(GONE, "iat"),
+    "too old": GONE | {"iat": NOW - 3600, "exp": NOW + 9},
+    "expired": GONE | {"exp": NOW - 61},
+    "of the future": GONE | {"iat": NOW + 100},
+}
+
+
+@pytest.mark.parametrize("wrong", NO_LOGOUTS)
+def test_other_logouts_are_not_believed(wrong):
+    with pytest.raises(Unbelievable):
+        farewell(signed(NO_LOGOUTS[wrong]), KEYS, SETTINGS, NOW)
+
+
+def test_a_logout_is_signed_by_the_provider_and_is_no_sign_in():
+    with pytest.raises(UnknownKey):
+        farewell(signed(GONE, OTHER, kid=OTHER.kid), KEYS, SETTINGS, NOW)
+    with pytest.raises(Unbelievable):
+        farewell(hmac_by(b"proxyd"), KEYS, SETTINGS, NOW)
+    with pytest.raises(Unbelievable):
+        verified(signed(GONE | {"nonce": NONCE}), KEYS, SETTINGS, NONCE, NOW)

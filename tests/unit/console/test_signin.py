@@ -97,6 +97,18 @@ def test_an_end_by_number_is_told_to_who_waits(signins):
     assert signins.all() == {}
 
 
+@pytest.mark.parametrize(
+    ("subject", "session", "gone"),
+    [("4711", "s1", "ac"), ("4711", "", "abc"), ("", "s1", "a"), ("", "s2", "b"), ("4712", "s1", ""), ("4711", "s9", "c"),
+     ("", "s9", ""), ("", "", ""), ("4712", "", "d")],
+)  # fmt: skip
+def test_who_signs_out_at_the_provider_is_signed_out_here(signins, subject, session, gone):
+    there = {"a": ("4711", "s1"), "b": ("4711", "s2"), "c": ("4711", ""), "d": ("4712", "s3"), "e": ("", "")}
+    tokens = {name: signins.begin("ann", "10.0.0.1", by=by) for name, by in there.items()}
+    assert signins.end_from(subject, session) == len(gone)
+    assert "".join(name for name, token in tokens.items() if signins.find(token) is None) == gone
+
+
 def test_the_day_ends_it_however_busy(signins, clock):
     token = signins.begin("ann", "10.0.0.1")
     one = signins.find(token)
