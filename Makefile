@@ -80,7 +80,7 @@ tests() {  # a run of pytest; leaves its last line in $$counts
 finish() {  # the table of stages, and the sum of all runs of pytest as its last line
     echo
     printf '%s\n' "$${summary[@]}"
-    printf '%s\n' "$${summary[@]}" | grep -oE '[0-9]+ (passed|failed|skipped|errors?|xfailed|xpassed|deselected)' |
+    printf '%s\n' "$${summary[@]}" | grep -oE '[0-9]+ (passed|failed|skipped|errors?|xfailed|xpassed|deselected|rerun)' |
         awk -v seconds=$$SECONDS '{ sub(/errors/, "error", $$2); sum[$$2] += $$1 }
             END { n = split("failed passed skipped deselected xfailed xpassed error rerun", order, " "); line = ""
                   for (i = 1; i <= n; i++) if (sum[order[i]]) line = line (line == "" ? "" : ", ") sum[order[i]] " " order[i]
