@@ -93,7 +93,7 @@ def test_a_screenshot_wants_a_desktop_a_moment_inside_and_a_file(
         "has no desktop: see proxyctl replay 1a2b3c4d"
         in ctl("screenshot", "1a2b", "-o", target, status=2).stderr
     )
-    assert "not that long" in ctl("screenshot", "7d7d", "--at", "100h", "-o", target, status=2).stderr
+    assert "not that long" in ctl("screenshot", "7d7d", "--at", "1000000h", "-o", target, status=2).stderr
     assert "had not begun" in ctl("screenshot", "7d7d", "--at", "2001-01-01", "-o", target, status=2).stderr
     assert "is no moment" in ctl("screenshot", "7d7d", "--at", "x", "-o", target, status=2).stderr
     assert "-o" in ctl("screenshot", "7d7d", status=2).stderr

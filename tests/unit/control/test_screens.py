@@ -166,7 +166,7 @@ def test_programs_get_what_stood_there(ctl: Any) -> None:
 
 def test_it_wants_a_terminal_a_moment_inside_and_a_file_for_a_picture(ctl: Any, played: Any) -> None:
     assert "name a file for it with -o" in ctl("screen", "5c5c", "--format", "png", status=2).stderr
-    assert "not that long" in ctl("screen", "5c5c", "--at", "100h", status=2).stderr
+    assert "not that long" in ctl("screen", "5c5c", "--at", "1000000h", status=2).stderr
     for protocol, said in (
         ("rdp", "proxyctl screenshot 7e7e7e7e -o FILE"),
         ("mysql", "proxyctl log 7e7e7e7e"),
