@@ -120,9 +120,9 @@ class Archive:
 
     async def check(self) -> list[Problem]:
         """List what catalog, disk and store do not agree about. Raises CatalogError, StoreError."""
-        root = self._core.config.recording.directory
+        root, node = self._core.config.recording.directory, self._core.config.node
         stored = self.uploads.stored if self.uploads else None
-        return await trio.to_thread.run_sync(lambda: list(check(root, self._core.catalog, stored)))
+        return await trio.to_thread.run_sync(lambda: list(check(root, self._core.catalog, stored, node)))
 
     async def sweep(self) -> None:
         """Purge what the policies say."""

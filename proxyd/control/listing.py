@@ -108,7 +108,7 @@ def _disk(directory: Path) -> dict[str, int]:
 
 
 async def sessions(services: Services, _caller: Caller, wanted: Filter) -> dict[str, Any]:
-    """List sessions, newest first."""
+    """List sessions, newest first. `elsewhere`: the node where one lives; "": it is here, or has ended."""
     rows = await trio.to_thread.run_sync(
         services.catalog.sessions, SessionFilter(**msgspec.structs.asdict(wanted))
     )
@@ -122,6 +122,9 @@ async def sessions(services: Services, _caller: Caller, wanted: Filter) -> dict[
     for name in shown.keys() & live.keys():
         if shown[name]["state"] == LIVE:
             shown[name] |= live_row(live[name])
+    for row in shown.values():
+        is_away = row["state"] == LIVE and row.get("node", services.config.node) != services.config.node
+        row["elsewhere"] = row["node"] if is_away else ""
     newest = sorted(shown.values(), key=lambda row: (-row["started_at"], row["id"]))
     return {"sessions": newest[: wanted.limit]}
 

@@ -2,6 +2,7 @@
 
 Rule 1: it looks and tells, and touches nothing; what files hold is `verify`'s to say.
 Rule 2: what lives, or ends meanwhile, is no problem: the catalog is asked before and after.
+Rule 3: nodes may share catalog and store: what another has on its disk, and has yet to store, is that node's to tell.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class Problem(NamedTuple):
     text: str
 
 
-def check(root: Path, catalog: Catalog, stored: Stored | None) -> Iterator[Problem]:
-    """Yield what does not agree. Raises CatalogError, StoreError."""
+def check(root: Path, catalog: Catalog, stored: Stored | None, node: str) -> Iterator[Problem]:
+    """Yield what does not agree, as `node` sees it. Raises CatalogError, StoreError."""
     rows = {row.id: row for row in catalog.sessions(_EVERY)}
     here = {path.name for path in store.recordings(root)}
     there = _there(stored) if stored is not None else {}
@@ -41,6 +42,8 @@ def check(root: Path, catalog: Catalog, stored: Stored | None) -> Iterator[Probl
         yield Problem(session, "unlisted", "the store has files of it, and the catalog does not know it")
     for row in rows.values():
         if row.state != LIVE:
+            if row.node == node and row.id not in here and _kept_here(row):
+                yield Problem(row.id, "lost", "its recording is neither on disk nor in the store")
             yield from _of(row, row.id in here, there.get(row.id, {}), stored)
 
 
@@ -52,13 +55,16 @@ def _there(stored: Stored) -> dict[str, dict[str, int]]:
     return found
 
 
+def _kept_here(row: SessionRow) -> bool:
+    """Say whether the disk of its node should have a recording, as far as the catalog knows."""
+    return row.purged_at is None and row.stored_at is None and bool(row.path)
+
+
 def _of(row: SessionRow, here: bool, there: dict[str, int], stored: Stored | None) -> Iterator[Problem]:  # noqa: FBT001
     if row.purged_at is not None:
         if here or there:
             yield Problem(row.id, "left over", "it was purged, and files of it are left")
         return
-    if not here and row.stored_at is None and row.path:
-        yield Problem(row.id, "lost", "its recording is neither on disk nor in the store")
     if stored is None:
         return
     noted = stored.files(row.id)

@@ -151,7 +151,7 @@ async def test_whatever_the_store_does_all_gets_there_once(node: Node, spoiled: 
     prefix = f"once{next(_prefixes)}"
     stored = Stored(node.press.root, node.catalog, spoiled(*script, Spoil.STUCK, prefix=prefix))
     at_work = await sent(node, stored, lambda one: not node.waiting() and one.lag_s() == 0)
-    assert list(fsck.check(node.press.root, node.catalog, stored)) == []
+    assert list(fsck.check(node.press.root, node.catalog, stored, "node1")) == []
     assert {found.key for found in stored.remote.objects()} == {
         str(Path(path).relative_to(node.press.root)) for path in before
     }
@@ -160,6 +160,16 @@ async def test_whatever_the_store_does_all_gets_there_once(node: Node, spoiled: 
     ]
     assert node.hashes() == before, "evidence is only read"
     assert at_work.failing_since is None
+
+
+async def test_what_another_node_has_yet_to_store_is_not_lost(
+    node: Node, spoiled: Spoiling, tmp_path: Path
+) -> None:
+    node.record("a")
+    stored = Stored(node.press.root, node.catalog, spoiled())
+    assert list(fsck.check(tmp_path / "elsewhere", node.catalog, stored, "node2")) == []
+    (lost,) = fsck.check(tmp_path / "elsewhere", node.catalog, stored, "node1")
+    assert (lost.session, lost.code) == ("a", "lost")
 
 
 async def test_a_file_the_store_has_otherwise_holds_up_its_own_recording_only(
@@ -225,7 +235,7 @@ async def test_a_local_copy_goes_whole_or_stays_and_its_index_goes_along(
     assert (path, files["index.pxi"]) == (folder, 7)
     source = Elsewhere(path, files, lambda *asked: stored.read(row, *asked))
     assert len(list(Recording.open(source, node.press.identity).records())) == 60
-    assert list(fsck.check(node.press.root, node.catalog, stored)) == []
+    assert list(fsck.check(node.press.root, node.catalog, stored, "node1")) == []
 
 
 def _crash(_path: Path) -> None:

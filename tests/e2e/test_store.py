@@ -229,11 +229,15 @@ def test_what_one_node_recorded_another_shows_once_the_store_has_it(
     with other:
         with held(lab, short) as (_, live):
             assert other.call("show", session=live)["elsewhere"] == "node1"
+            assert {row["id"]: row["elsewhere"] for row in other.call("sessions")["sessions"]} == {
+                live: "node1"
+            }
         server.pause(True)
         run(lab, short)
         session = one.newest({live})["id"]
         assert one.call("show", session=session)["elsewhere"] == ""
         assert other.call("show", session=session)["elsewhere"] == "node1"
+        assert one.call("sessions")["sessions"][0]["elsewhere"] == ""
         refused = other.ctl("log", session, check=False)
         assert (refused.code, "is on node node1, and its recording is not here yet" in refused.err) == (
             1,
