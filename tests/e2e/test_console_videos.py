@@ -192,7 +192,7 @@ def test_session_video_generate_video_for_download(films: Films, tmp_path: Path)
         page.get_by_label("Password").fill(PASSWORD)
         page.get_by_label("One-time code").fill(films.at.console.people[AUDITOR].code())
         page.get_by_role("button", name="Sign in").click()
-        assert page.url == link
+        expect(page).to_have_url(link)
         shot(page, "export-ready")
         with page.expect_download() as taking:
             page.get_by_role("link", name="Video download").click()

@@ -123,8 +123,8 @@ class Tap:
         elif self.fault is Fault.HOLE:
             self.stalled.set()
             self.closing.wait()
+        self._arrived(client)
         if self.fault is Fault.RESET:
-            self._arrived(client)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
         with contextlib.suppress(OSError):
             # Wakes the thread that reads it: while that waits in the kernel, close() sends nothing.
@@ -134,7 +134,7 @@ class Tap:
             server.shutdown(socket.SHUT_RDWR)
 
     def _arrived(self, client: socket.socket) -> None:
-        """Wait until the client's kernel has all that was sent: a reset throws away what is still on this side."""
+        """Wait until all has arrived: a reset throws away what is still on this side, and so may a close."""
         unsent = bytearray(4)
         while not fcntl.ioctl(client, termios.TIOCOUTQ, unsent) and int.from_bytes(unsent, sys.byteorder):
             if self.closing.wait(0.001):
