@@ -17,6 +17,8 @@ import hashlib
 import hmac
 import json
 import secrets
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import Request
@@ -63,48 +65,16 @@ async def enter(request: Request) -> Response:
         return _form(request, wanted, STALE, 403)
     if site.provider is not None and not site.provider.settings.password:
         return _form(request, wanted, "Nobody signs in by name and password here.", 403)
-    source = _source(request)
-    try:
-        ticket = site.admission.arrive(source)
-    except Refused as refusal:
-        _log.warning("sign-in refused", source=source, why=refusal.reason)
-        return _form(request, wanted, str(refusal), 429)
-    try:
-        name = form.secret("name")
-        said = await _asked(request, form, name)
-        if said["why"] == WANTED:
-            return _key_form(request, wanted, said["options"])
-        if why := said["why"]:
-            ticket.failed("authfail")
-            _log.warning("sign-in refused", user=printable(name[:NAME_SHOWN]), source=source, why=why)
-            return _form(request, wanted, WRONG, 403)
-    finally:
-        ticket.close()
-    return _welcomed(request, name, wanted)
+    return await _tried(request, wanted, partial(_asked, request, form), by="password")
 
 
 async def enter_by_key(request: Request) -> Response:
     """Sign in whose security key has answered, behind their password. Raises BadForm."""
-    site: Site = request.app.state.site
     form = await read_form(request)
-    wanted, source = local_path(form.secret("next")), _source(request)
+    wanted = local_path(form.secret("next"))
     if not _is_ours(request, form):
         return _form(request, wanted, STALE, 403)
-    try:
-        ticket = site.admission.arrive(source)
-    except Refused as refusal:
-        _log.warning("sign-in refused", source=source, why=refusal.reason)
-        return _form(request, wanted, str(refusal), 429)
-    try:
-        given = {"browser": _browser(request), "answer": form.secret("answer"), "address": source}
-        said = await site.daemon.call("", "", "sign-in-by-key", **given)
-        if said["why"]:
-            ticket.failed("authfail")
-            _log.warning("sign-in refused", user=said["user"], source=source, why=said["why"])
-            return _form(request, wanted, WRONG, 403)
-    finally:
-        ticket.close()
-    return _welcomed(request, said["user"], wanted, by="security key")
+    return await _tried(request, wanted, partial(_answered, request, form), by="security key")
 
 
 async def leave(visit: Visit) -> Response:
@@ -258,14 +228,46 @@ def _browser(request: Request) -> str:
     return hashlib.sha256(request.cookies.get(FORM_COOKIE, "").encode()).hexdigest()
 
 
-async def _asked(request: Request, form: Form, name: str) -> dict[str, Any]:
-    """Say by `why`, for the log, why these do not sign anybody in; empty when they do. Raises ControlError."""
+async def _tried(
+    request: Request, wanted: str, ask: Callable[[], Awaitable[dict[str, Any]]], *, by: str
+) -> Response:
+    """Sign in whom `ask` lets in: it says `user`, and by `why`, for the log, what they lack (Rule 2, Rule 3)."""
     site: Site = request.app.state.site
+    source = _source(request)
+    try:
+        ticket = site.admission.arrive(source)
+    except Refused as refusal:
+        _log.warning("sign-in refused", source=source, why=refusal.reason)
+        return _form(request, wanted, str(refusal), 429)
+    try:
+        said = await ask()
+        if said["why"] == WANTED:
+            return _key_form(request, wanted, said["options"])
+        if why := said["why"]:
+            ticket.failed("authfail")
+            _log.warning("sign-in refused", user=printable(said["user"][:NAME_SHOWN]), source=source, why=why)
+            return _form(request, wanted, WRONG, 403)
+    finally:
+        ticket.close()
+    return _welcomed(request, said["user"], wanted, by=by)
+
+
+async def _asked(request: Request, form: Form) -> dict[str, Any]:
+    """Have a password looked at, and what else was typed. Raises ControlError."""
+    site: Site = request.app.state.site
+    name = form.secret("name")
     if not await site.access.verify_password(name, form.secret("password")):
-        return {"why": "password"}
+        return {"user": name, "why": "password"}
     given = {"user": name, "code": form.secret("code").strip()[:CODE_LENGTH], "address": _source(request)}
     here = {"browser": _browser(request), "origin": origin_of(request.headers)}
-    return await site.daemon.call("", "", "sign-in", **given, **here)
+    return await site.daemon.call("", "", "sign-in", **given, **here) | {"user": name}
+
+
+async def _answered(request: Request, form: Form) -> dict[str, Any]:
+    """Have a security key's answer looked at. Raises ControlError."""
+    site: Site = request.app.state.site
+    given = {"browser": _browser(request), "answer": form.secret("answer"), "address": _source(request)}
+    return await site.daemon.call("", "", "sign-in-by-key", **given)
 
 
 def _key_form(request: Request, wanted: str, options: dict[str, Any]) -> Response:
