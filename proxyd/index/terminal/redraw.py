@@ -107,13 +107,13 @@ def _saved(screen: ScreenModel, *, keep: bool) -> Iterator[bytes]:
     column, row = copy.at
     place = b"\x1b[%d;%dH" % (row + 1, column + 1)
     yield place
-    written = _written(copy.exact()[row], column)
-    if copy.waits and (written or keep):
+    is_blank = copy.waits and not _written(copy.exact()[row], column)
+    if copy.waits and (keep or not is_blank):
         yield from _full(copy, column, row)
     yield copy.pen()
     if keep:
         yield _SAVE + _NORMAL
-    if copy.waits and keep and not written:
+    if keep and is_blank:
         yield place + b"\x1b[X"
 
 
